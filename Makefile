@@ -1,0 +1,67 @@
+# `make demo` plays the quickstart on the embedded model; `make check` is what must pass before a commit.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# What the tests need. Without a GPU, torch is held to the version in constraints.txt.
+EXTRAS ?= llama,autogen,train,dev
+LAYERS := agents simulation trees train tui
+
+.PHONY: demo test lint check format torture soak three-models benchmarks clean
+
+# Plays 6 personas x 3 turns x 3 responders and draws a tree. The same command twice shows the same run.
+demo: $(VENV)/.demo
+	@test -f quickstart.toml || $(BIN)/espalier init quickstart.toml
+	$(BIN)/espalier run quickstart.toml
+	$(BIN)/espalier show --best
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.lint
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+
+check: lint test
+
+format: $(VENV)/.lint
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# Kills at random instants, each resumed: 200 of scripted runs, 10 and 10 of embedded ones, Ctrl-C, the model's process.
+torture: $(VENV)/.test
+	$(BIN)/python benchmarks/torture.py
+
+# Mixed load on the embedded model with cancels and deadlines, for five minutes.
+soak: $(VENV)/.test
+	$(BIN)/python benchmarks/soak.py
+
+# One run whose responders are the embedded model, its de-quantised twin, and a server behind HTTP.
+three-models: $(VENV)/.test
+	$(BIN)/python -m pytest tests/simulation/test_three_models.py
+
+benchmarks: $(VENV)/.test
+	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/store.py
+	$(BIN)/python benchmarks/judges.py
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# llama-cpp-python is compiled on installation, which takes some minutes; everything else is downloaded.
+$(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -c constraints.txt -e '.[llama]'
+	@touch $@
+
+$(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -c constraints.txt -e '.[$(EXTRAS)]'
+	@touch $@ $(VENV)/.demo $(VENV)/.lint
+
+$(VENV)/.lint: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -c constraints.txt -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache

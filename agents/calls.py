@@ -1,0 +1,328 @@
+"""The one way to a model: look it up, wait for a permit, ask under a deadline, retry, keep, return.
+
+A call's id is the digest of the model's identity, the prompt and the request, so what was asked before is answered
+from the call log, in this run or another, after a crash or without one. Two askers of the same call share one.
+
+Invariant: an answer is kept before anybody sees it; a failure is kept too, and raised as `CallFailed`; a permit is
+held for one attempt only, never while waiting for the next or for the disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+from agents.models.protocol import (
+    ChatAnswer,
+    ChatRequest,
+    Completion,
+    Message,
+    Model,
+    ModelFailure,
+    OnDelta,
+    ReplyScore,
+    ScoreAnswer,
+    ScoreRequest,
+    Usage,
+)
+from agents.retries import Attempt, RetryPolicy, with_retries
+from trees.call_log import CallLog
+from trees.ids import digest_of, text_digest
+from trees.values import Call, CallFailure, Use
+
+Answer = TypeVar("Answer", ChatAnswer, ScoreAnswer)
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """Where and why a call is made: what its `Use` row will say, but for the call's id."""
+
+    run_id: str
+    tree_id: str
+    node_id: str
+    role: str
+    purpose: str
+    prompt_id: str
+    tail: Mapping[str, object] = field(default_factory=dict)
+    epoch: int = 0
+    repeat: int = 0
+    """Above 0 for a deliberate repeat of the very same request."""
+
+    def use(self, call_id: str) -> Use:
+        place = (self.run_id, call_id, self.tree_id, self.node_id, self.role, self.purpose)
+        return Use(*place, self.prompt_id, self.tail, self.epoch)
+
+
+class CallFailed(Exception):
+    """A call got no answer. The failure is kept already."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.message = message
+
+
+class Halted(Exception):
+    """No call may start any more: the engine is stopping, or a budget is used up. Nothing failed."""
+
+
+class Gate(Protocol):
+    """What stands before every call: pause, stop, budgets."""
+
+    async def enter(self) -> None:
+        """Wait while paused. Raises Halted when no call may start."""
+
+    def spent(self, model: str, usage: Usage, seconds: float) -> None:
+        """Account for an answered call."""
+
+
+class Permits:
+    """A number of permits that may change while somebody waits; given in the order of asking."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.held = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    async def acquire(self) -> None:
+        if self.held < self.limit and not self._waiting:
+            self.held += 1
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.release()
+            raise
+
+    def release(self) -> None:
+        self.held -= 1
+        self._give()
+
+    def set_limit(self, limit: int) -> None:
+        self.limit = limit
+        self._give()
+
+    async def __aenter__(self) -> None:
+        await self.acquire()
+
+    async def __aexit__(self, *_: object) -> None:
+        self.release()
+
+    def _give(self) -> None:
+        while self._waiting and self.held < self.limit:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                self.held += 1
+                turn.set_result(None)
+
+
+@dataclass(slots=True)
+class Seat:
+    """A loaded model with how it may be asked."""
+
+    model: Model
+    permits: Permits
+    deadline_s: float
+    """Longest wait for one attempt, in seconds."""
+    retries: RetryPolicy
+
+
+DeltaSink = Callable[[Asking, int, str], None]
+"""Takes (what is being asked, index of the answer, new text) while an answer is written."""
+
+
+class Calls:
+    """The call path for a set of models. Belongs to one event loop."""
+
+    def __init__(
+        self, seats: Mapping[str, Seat], log: CallLog, gate: Gate, deltas: DeltaSink | None = None
+    ) -> None:
+        self.seats = dict(seats)
+        self._log = log
+        self._gate = gate
+        self.deltas = deltas
+        """Where token deltas go; None while nobody listens."""
+        self._in_flight: dict[str, asyncio.Future[None]] = {}
+
+    async def chat(self, model: str, request: ChatRequest, asking: Asking) -> tuple[str, ChatAnswer]:
+        """The call's id and its answer. Raises CallFailed or Halted."""
+        seat = self.seats[model]
+        asked = chat_as_asked(request)
+        on_delta = self._on_delta(asking)
+
+        async def ask() -> ChatAnswer:
+            return _not_empty(await seat.model.chat(request, on_delta))
+
+        return await self._call(model, "chat", request.messages, asked, asking, ask, chat_as_json, chat_from_json)
+
+    async def score(self, model: str, request: ScoreRequest, asking: Asking) -> tuple[str, ScoreAnswer]:
+        """The call's id and its answer. Raises CallFailed or Halted."""
+        seat = self.seats[model]
+        asked = score_as_asked(request)
+
+        async def ask() -> ScoreAnswer:
+            return await seat.model.score(request)
+
+        return await self._call(model, "score", request.messages, asked, asking, ask, score_as_json, score_from_json)
+
+    def _on_delta(self, asking: Asking) -> OnDelta | None:
+        sink = self.deltas
+        return None if sink is None else lambda index, text: sink(asking, index, text)
+
+    async def _call(
+        self,
+        name: str,
+        kind: Any,
+        messages: tuple[Message, ...],
+        asked: dict[str, object],
+        asking: Asking,
+        ask: Callable[[], Awaitable[Answer]],
+        as_json: Callable[[Answer], dict[str, Any]],
+        from_json: Callable[[Mapping[str, Any]], Answer],
+    ) -> tuple[str, Answer]:
+        seat = self.seats[name]
+        if asking.repeat:
+            asked["repeat"] = asking.repeat
+        try:
+            async with asyncio.timeout(seat.deadline_s):
+                prepared = await seat.model.prepare(messages)
+        except (ModelFailure, TimeoutError) as error:
+            unasked = id_of_call(seat.model.identity.id, kind, messages_digest(messages), asked)
+            raise await self._failed(asking, unasked, as_failure(error, seat.deadline_s), ()) from error
+        call_id = id_of_call(seat.model.identity.id, kind, prepared.digest, asked)
+        while (running := self._in_flight.get(call_id)) is not None:
+            await asyncio.shield(running)
+        if (stored := self._log.answer(call_id)) is not None:
+            await self._log.keep_use(asking.use(call_id))
+            return call_id, from_json(stored)
+        self._in_flight[call_id] = done = asyncio.get_running_loop().create_future()
+        try:
+            started = time.monotonic()
+            answer, attempts = await self._ask(name, ask, asking, call_id)
+            seconds = time.monotonic() - started
+            usage = answer.usage
+            call = Call(
+                id=call_id,
+                kind=kind,
+                model_id=seat.model.identity.id,
+                request=asked,
+                messages_digest=messages_digest(messages),
+                prompt_digest=prepared.digest,
+                answer=as_json(answer),
+                tokens_in=usage.prompt_tokens,
+                tokens_cached=usage.cached_tokens,
+                tokens_out=usage.output_tokens,
+                first_token_s=usage.first_token_s,
+                seconds=seconds,
+                attempts=tuple(a.as_dict() for a in attempts),
+            )
+            await self._log.keep(call, asking.use(call_id))
+            self._gate.spent(name, usage, seconds)
+        finally:
+            del self._in_flight[call_id]
+            done.set_result(None)
+        return call_id, answer
+
+    async def _ask(
+        self, name: str, ask: Callable[[], Awaitable[Answer]], asking: Asking, call_id: str
+    ) -> tuple[Answer, tuple[Attempt, ...]]:
+        """Ask until there is an answer or no use in asking again."""
+        seat = self.seats[name]
+
+        async def attempt(_: int) -> Answer:
+            await self._gate.enter()
+            async with seat.permits:
+                await self._gate.enter()
+                try:
+                    async with asyncio.timeout(seat.deadline_s):
+                        return await ask()
+                except TimeoutError as error:
+                    raise as_failure(error, seat.deadline_s) from error
+
+        outcome = await with_retries(attempt, seat.retries, seed=int(call_id[:8], 16))
+        if outcome.answer is None:
+            assert outcome.failure is not None
+            raise await self._failed(asking, call_id, outcome.failure, outcome.attempts)
+        return outcome.answer, outcome.attempts
+
+    async def _failed(
+        self, asking: Asking, call_id: str, failure: ModelFailure, attempts: tuple[Attempt, ...]
+    ) -> CallFailed:
+        place = (asking.run_id, asking.tree_id, asking.node_id, asking.role, asking.purpose, call_id)
+        tried = tuple(a.as_dict() for a in attempts)
+        await self._log.keep_failure(CallFailure(*place, failure.kind, failure.message, tried))
+        return CallFailed(failure.kind, failure.message)
+
+
+def id_of_call(model_id: str, kind: str, prompt_digest: str, asked: Mapping[str, object]) -> str:
+    """A call's id: everything that shapes its answer."""
+    return digest_of("call", model_id, kind, prompt_digest, dict(asked))
+
+
+def chat_as_asked(request: ChatRequest) -> dict[str, object]:
+    """A chat request without its prompt, as ids and rows have it."""
+    asked: dict[str, object] = {"sampling": request.sampling.as_dict(), "n": request.n}
+    if request.seed is not None:
+        asked["seed"] = request.seed
+    if request.choices:
+        asked["choices"] = list(request.choices)
+    if request.schema is not None:
+        asked["schema"] = text_digest(request.schema)
+    return asked
+
+
+def score_as_asked(request: ScoreRequest) -> dict[str, object]:
+    """A scoring request without its prompt, as ids and rows have it."""
+    return {"replies": [text_digest(reply) for reply in request.replies]}
+
+
+def messages_digest(messages: tuple[Message, ...]) -> str:
+    """The digest of a prompt as messages, before any template: what can be derived again from the store alone."""
+    return digest_of("messages", [[m.role, m.content] for m in messages])
+
+
+def as_failure(error: Exception, deadline_s: float) -> ModelFailure:
+    if isinstance(error, ModelFailure):
+        return error
+    return ModelFailure("timeout", f"no answer within {deadline_s:g} s")
+
+
+def _not_empty(answer: ChatAnswer) -> ChatAnswer:
+    if not answer.completions:
+        raise ModelFailure("bad_answer", "the answer holds no completion")
+    return answer
+
+
+def chat_as_json(answer: ChatAnswer) -> dict[str, Any]:
+    """An answer as the call log keeps it; fields that say nothing are left out."""
+    return {"completions": [_completion_as_json(c) for c in answer.completions]}
+
+
+def _completion_as_json(completion: Completion) -> dict[str, Any]:
+    kept: dict[str, Any] = {"text": completion.text}
+    if completion.finish != "stop":
+        kept["finish"] = completion.finish
+    if completion.reasoning is not None:
+        kept["reasoning"] = completion.reasoning
+    if completion.choice_logprobs is not None:
+        kept["choice_logprobs"] = dict(completion.choice_logprobs)
+    return kept
+
+
+def chat_from_json(kept: Mapping[str, Any]) -> ChatAnswer:
+    return ChatAnswer(tuple(Completion(**completion) for completion in kept["completions"]))
+
+
+def score_as_json(answer: ScoreAnswer) -> dict[str, Any]:
+    return {"scores": [[s.logprob, s.tokens] for s in answer.scores]}
+
+
+def score_from_json(kept: Mapping[str, Any]) -> ScoreAnswer:
+    return ScoreAnswer(tuple(ReplyScore(logprob, tokens) for logprob, tokens in kept["scores"]))

@@ -1,0 +1,51 @@
+"""The judge as an agent: makes the judge that a specification names, and turns failed calls into incomplete judgements."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from agents.calls import CallFailed
+from agents.judges.choice import ChoiceJudge
+from agents.judges.likelihood import LikelihoodJudge
+from agents.judges.measured import RulesJudge, TreatmentJudge
+from agents.judges.pairwise import PairwiseJudge
+from agents.judges.verdicts import JudgeSpec, judgement, not_asked
+from agents.messages import JudgeRequest, Reply
+from agents.roles import Stage
+from trees.values import Judgement
+
+
+class Judging(Protocol):
+    async def judge(self, request: JudgeRequest) -> Judgement: ...
+
+
+def make_judge(stage: Stage, spec: JudgeSpec) -> Judging:
+    """The judge of this kind."""
+    match spec.kind:
+        case "likelihood":
+            return LikelihoodJudge(stage, spec)
+        case "choice":
+            return ChoiceJudge(stage, spec)
+        case "pairwise":
+            return PairwiseJudge(stage, spec)
+        case "rules":
+            return RulesJudge(spec)
+        case "treatment":
+            return TreatmentJudge(spec)
+    raise ValueError(f"no judge of kind {spec.kind!r} acts on its own")
+
+
+class JudgeAgent:
+    """Carries a judge. A turn with a single reply needs no call: its judgement is complete and says nothing."""
+
+    def __init__(self, stage: Stage, spec: JudgeSpec) -> None:
+        self._spec = spec
+        self._judge = make_judge(stage, spec)
+
+    async def act(self, request: JudgeRequest) -> Reply:
+        if len(request.candidates) < 2:
+            return Reply(judgement=judgement(self._spec, request, (), (), ()))
+        try:
+            return Reply(judgement=await self._judge.judge(request))
+        except CallFailed as error:
+            return Reply(judgement=not_asked(self._spec, request, f"{error.kind}: {error.message}"))

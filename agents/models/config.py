@@ -1,0 +1,11 @@
+"""The model entries of a configuration: one shape a backend, told apart by `kind`."""
+
+from __future__ import annotations
+
+from agents.models.autogen import AutogenConfig
+from agents.models.llama import LlamaConfig
+from agents.models.openai import OpenAIConfig
+from agents.models.replay import ReplayConfig
+from agents.models.scripted import ScriptedConfig
+
+ModelConfig = LlamaConfig | OpenAIConfig | ScriptedConfig | ReplayConfig | AutogenConfig

@@ -1,0 +1,296 @@
+"""Backend `llama`: a GGUF model in a supervised child process, by llama.cpp's own scheduler of sequences.
+
+The child (`agents.models.llama_worker`) holds the model, because native code may end its process; this side
+starts it, asks it, and starts it again when it has died: calls in flight then fail with "died", which the
+call path may retry, and the next request finds a new child. Nothing is retried here.
+
+Invariant: all children of one `LlamaModel` answer as the same identity; a file that changed meanwhile is
+refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from pydantic import Field, JsonValue, model_validator
+
+from agents.models.llama_process import WorkerProcess
+from agents.models.protocol import (
+    Capabilities,
+    ChatAnswer,
+    ChatRequest,
+    Completion,
+    EmbedAnswer,
+    Message,
+    ModelFailure,
+    ModelIdentity,
+    OnDelta,
+    Prepared,
+    ReplyScore,
+    ScoreAnswer,
+    ScoreRequest,
+    Usage,
+)
+from agents.models.settings import ModelSettings
+from agents.models.weights import INSTALL, Weights, locate
+
+RESTART_WINDOW_S = 600.0
+SMALLEST_CACHE = 8192
+_SEQUENCE_IDS = 256
+"""llama.cpp knows no more."""
+
+_OPERATIONAL: dict[str, JsonValue] = {"operational": True}
+
+
+class LlamaConfig(ModelSettings):
+    """A GGUF model on this machine, run by llama.cpp."""
+
+    kind: Literal["llama"] = Field("llama", description="The backend.")
+    path: str = Field(
+        "embedded",
+        description='The weights: a GGUF file, "hf://owner/repo:file.gguf", or "embedded" (in a package).',
+    )
+    exact: bool = Field(
+        False,
+        description="Answer one request at a time from a cleared cache, for the same bytes every time.",
+    )
+    context: int = Field(4096, ge=64, description="Tokens that one request may take, its answer included.")
+    cache_type: Literal["f16", "f32"] = Field("f16", description="Number format of the KV cache.")
+    flash_attention: bool = Field(False, description="Whether llama.cpp uses its fused attention.")
+    adapter: str | None = Field(None, description="Path of a LoRA adapter in GGUF form; none if not given.")
+    cells: int = Field(
+        0,
+        ge=0,
+        description="KV cells, in tokens, that all requests share; 0 takes twice the context, at least 8192.",
+        json_schema_extra=_OPERATIONAL,
+    )
+    parallel: int = Field(
+        8, ge=1, le=64, description="Sequences decoded together, a number.", json_schema_extra=_OPERATIONAL
+    )
+    threads: int = Field(
+        0,
+        ge=0,
+        description="Threads that compute; 0 takes the cores given to it.",
+        json_schema_extra=_OPERATIONAL,
+    )
+    gpu_layers: int = Field(
+        0, ge=-1, description="Layers put on a GPU, a number; -1 puts all.", json_schema_extra=_OPERATIONAL
+    )
+    max_restarts: int = Field(
+        5,
+        ge=0,
+        description="How many times within 10 minutes a dead child is started again.",
+        json_schema_extra=_OPERATIONAL,
+    )
+
+    @model_validator(mode="after")
+    def _one_request_fits(self) -> LlamaConfig:
+        if 0 < self.cells < self.context:
+            raise ValueError(f"cells = {self.cells} must be at least context = {self.context}, or 0")
+        return self
+
+    def settings(self) -> dict[str, object]:
+        """What changes answers beside the weights."""
+        return {
+            "exact": self.exact,
+            "context": self.context,
+            "cache_type": self.cache_type,
+            "flash_attention": self.flash_attention,
+        }
+
+    def load_options(self, weights: Weights, adapter: Weights | None) -> dict[str, object]:
+        """What the child is told."""
+        return {
+            **self.settings(),
+            "path": str(weights.path),
+            "adapter": str(adapter.path) if adapter else None,
+            "cells": self.cells or max(2 * self.context, SMALLEST_CACHE),
+            "parallel": self.parallel,
+            "sequences": min(_SEQUENCE_IDS, 4 * self.parallel + 4),
+            "threads": self.threads or _cores(),
+            "gpu_layers": self.gpu_layers,
+        }
+
+
+class LlamaModel:
+    """A model in a child process; see `agents.models.protocol.Model` for what each method promises."""
+
+    def __init__(self, name: str, config: LlamaConfig) -> None:
+        self.name = name
+        self.config = config
+        self._identity: ModelIdentity | None = None
+        self._worker: asyncio.Task[WorkerProcess] | None = None
+        self._restarts: deque[float] = deque()
+        self._open = False
+
+    @property
+    def identity(self) -> ModelIdentity:
+        if self._identity is None:
+            raise RuntimeError(f"the identity of model {self.name!r} is known after open()")
+        return self._identity
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(
+            score=True,
+            choice_logprobs=True,
+            json_schema=True,
+            embed=True,
+            deterministic=self.config.exact,
+            context=self.config.context,
+        )
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id while one is alive."""
+        worker = self._running()
+        return worker.pid if worker else None
+
+    async def open(self) -> None:
+        if self._worker is None:
+            self._identity = None
+        self._open = True
+        try:
+            await self._ready()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def prepare(self, messages: Sequence[Message]) -> Prepared:
+        told = await self._ask("prepare", {"messages": _pairs(messages)})
+        return Prepared(told["digest"], told["tokens"])
+
+    async def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        counts: list[int] = await self._ask("count", {"texts": list(texts)})
+        return counts
+
+    async def chat(self, request: ChatRequest, on_delta: OnDelta | None = None) -> ChatAnswer:
+        body = {
+            "messages": _pairs(request.messages),
+            "sampling": request.sampling.as_dict(),
+            "seed": request.seed,
+            "n": request.n,
+            "choices": list(request.choices),
+            "schema": request.schema,
+            "stream": on_delta is not None,
+        }
+        told = await self._ask("chat", body, on_delta)
+        return ChatAnswer(tuple(Completion(**each) for each in told["completions"]), Usage(**told["usage"]))
+
+    async def score(self, request: ScoreRequest) -> ScoreAnswer:
+        body = {"messages": _pairs(request.messages), "replies": list(request.replies)}
+        told = await self._ask("score", body)
+        return ScoreAnswer(tuple(ReplyScore(**each) for each in told["scores"]), Usage(**told["usage"]))
+
+    async def embed(self, texts: Sequence[str]) -> EmbedAnswer:
+        told = await self._ask("embed", {"texts": list(texts)})
+        return EmbedAnswer(tuple(map(tuple, told["vectors"])), Usage(prompt_tokens=told["tokens"]))
+
+    async def close(self) -> None:
+        self._open = False
+        starting, self._worker = self._worker, None
+        if starting is None:
+            return
+        starting.cancel()
+        [result] = await asyncio.gather(starting, return_exceptions=True)
+        if isinstance(result, WorkerProcess):
+            await result.stop()
+
+    async def _ask(self, op: str, body: Mapping[str, Any], on_delta: OnDelta | None = None) -> Any:
+        worker = await self._ready()
+        return await worker.ask(op, body, on_delta)
+
+    # Starting and starting again
+
+    def _running(self) -> WorkerProcess | None:
+        task = self._worker
+        if task is None or not task.done() or task.cancelled() or task.exception() is not None:
+            return None
+        return task.result() if task.result().alive else None
+
+    async def _ready(self) -> WorkerProcess:
+        """The living child; starts one if there is none. A caller's cancelling does not stop the start."""
+        if not self._open:
+            raise ModelFailure("setup", f"the model {self.name!r} is not open")
+        if self._worker is None or (self._worker.done() and self._running() is None):
+            restart = self._worker is not None
+            if restart:
+                self._count_restart()
+            self._worker = asyncio.create_task(self._start(), name=f"start of model {self.name}")
+            self._worker.add_done_callback(_retrieve)
+        return await asyncio.shield(self._worker)
+
+    def _count_restart(self) -> None:
+        now = asyncio.get_running_loop().time()
+        while self._restarts and self._restarts[0] <= now - RESTART_WINDOW_S:
+            self._restarts.popleft()
+        if len(self._restarts) >= self.config.max_restarts:
+            raise ModelFailure(
+                "setup",
+                f"the llama worker of model {self.name!r} ended again after {len(self._restarts)} restarts "
+                f"within {RESTART_WINDOW_S / 60:.0f} minutes: see the failures before this one, "
+                "or raise `max_restarts`",
+            )
+        self._restarts.append(now)
+
+    async def _start(self) -> WorkerProcess:
+        weights = await asyncio.to_thread(locate, self.config.path)
+        adapter = await asyncio.to_thread(locate, self.config.adapter) if self.config.adapter else None
+        worker = await WorkerProcess.spawn()
+        try:
+            facts = await worker.ask("load", {"config": self.config.load_options(weights, adapter)})
+            self._settle(self._identify(weights, adapter, facts))
+        except ModelFailure as failure:
+            await worker.stop()
+            raise self._setup_failure(failure, worker) from failure
+        except BaseException:
+            await worker.stop()
+            raise
+        return worker
+
+    def _identify(self, weights: Weights, adapter: Weights | None, facts: Mapping[str, Any]) -> ModelIdentity:
+        return ModelIdentity(
+            backend="llama",
+            model=weights.digest,
+            quantisation=facts["quantisation"],
+            template=facts["template"],
+            adapter=adapter.digest if adapter else None,
+            settings=self.config.settings(),
+        )
+
+    def _settle(self, identity: ModelIdentity) -> None:
+        if self._identity is not None and self._identity != identity:
+            raise ModelFailure(
+                "setup", f"the file {self.config.path!r} changed while model {self.name!r} was in use"
+            )
+        self._identity = identity
+
+    def _setup_failure(self, failure: ModelFailure, worker: WorkerProcess) -> ModelFailure:
+        """A child that fails while loading fails the set-up, whatever the kind; its last words say why."""
+        words = failure.message
+        if failure.kind == "died":
+            words = f"{words}\nIs the model too large for the memory? Did {INSTALL} go well?"
+        elif worker.last_words:
+            words = f"{words}\n{worker.last_words}"
+        return ModelFailure("setup", f"model {self.name!r} ({self.config.path}) cannot be loaded: {words}")
+
+
+def _retrieve(task: asyncio.Task[WorkerProcess]) -> None:
+    """The failure of a start is told to those who wait for it; if nobody does, asyncio must not complain."""
+    if not task.cancelled():
+        task.exception()
+
+
+def _pairs(messages: Sequence[Message]) -> list[list[str]]:
+    return [[message.role, message.content] for message in messages]
+
+
+def _cores() -> int:
+    """The cores this process may use, where the system tells."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,289 @@
+"""What is asked of the native model: a task is one request, its branches are the token sequences it needs
+decoded.
+
+A branch is a list of tokens that must stand in the cache and a first position from which logits are wanted;
+the scheduler feeds it and hands over logits, the branch says when it is done. An answer grows its own list by
+what it draws; a scored path is given whole. Branches of a task begin with the same prompt and share it in the
+cache.
+
+Invariant: a branch whose cells were taken away can be fed again from its tokens alone and goes on as if
+nothing had happened.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from agents.models.llama_native import Context, Sampler, Vocab
+from agents.models.llama_prompts import Prompt
+from agents.models.llama_text import AnswerText
+from agents.models.protocol import (
+    ChatAnswer,
+    ChatRequest,
+    Completion,
+    ReplyScore,
+    ScoreAnswer,
+    Usage,
+)
+from trees.ids import digest_of
+
+OnDelta = Callable[[int, str], None]
+
+
+class Branch(ABC):
+    """One sequence of tokens on its way through the model."""
+
+    def __init__(self, task: Task, tokens: list[int]) -> None:
+        self.task = task
+        self.tokens = tokens
+        self.done = False
+
+    @property
+    @abstractmethod
+    def first_output(self) -> int:
+        """The first position whose logits are wanted; all from there on are."""
+
+    @abstractmethod
+    def take(self, context: Context, place: int, position: int) -> None:
+        """The logits at this position lie at this place of the batch just decoded."""
+
+    def free(self) -> None:
+        """Give native memory back. May be called twice."""
+        return
+
+
+class Task(ABC):
+    """One request: its branches and what they cost."""
+
+    def __init__(self, call: int, prompt: Sequence[int]) -> None:
+        self.call = call
+        self.prompt = prompt
+        self.branches: list[Branch] = []
+        self.cached: int | None = None
+        self._started = time.monotonic()
+        self._first_token_s: float | None = None
+
+    @property
+    def done(self) -> bool:
+        return all(branch.done for branch in self.branches)
+
+    @abstractmethod
+    def answer(self) -> ChatAnswer | ScoreAnswer:
+        """Once all branches are done."""
+
+    def note_token(self) -> None:
+        if self._first_token_s is None:
+            self._first_token_s = time.monotonic() - self._started
+
+    def usage(self, output_tokens: int) -> Usage:
+        return Usage(len(self.prompt), self.cached or 0, output_tokens, self._first_token_s)
+
+
+class ChatTask(Task):
+    """n answers to one prompt."""
+
+    def __init__(
+        self,
+        call: int,
+        request: ChatRequest,
+        prompt: Prompt,
+        vocab: Vocab,
+        *,
+        grammar: str | None = None,
+        on_delta: OnDelta | None = None,
+    ) -> None:
+        super().__init__(call, prompt.tokens)
+        self.request = request
+        self.vocab = vocab
+        self.grammar = grammar
+        self.on_delta = on_delta
+        self._answers = [AnswerBranch(self, index, reasons=prompt.reasons) for index in range(request.n)]
+        self.branches = list(self._answers)
+
+    def answer(self) -> ChatAnswer:
+        drawn = sum(branch.drawn for branch in self._answers)
+        return ChatAnswer(tuple(branch.completion() for branch in self._answers), self.usage(drawn))
+
+
+class AnswerBranch(Branch):
+    """One answer as it is drawn, token by token."""
+
+    def __init__(self, task: ChatTask, index: int, *, reasons: bool) -> None:
+        super().__init__(task, list(task.prompt))
+        self.drawn = 0
+        self._chat = task
+        self._index = index
+        self._text = AnswerText(task.request.sampling.stop, reasons=reasons)
+        self._sampler: Sampler | None = None
+        self._completion = Completion("")
+
+    @property
+    def first_output(self) -> int:
+        return len(self.tokens) - 1
+
+    def take(self, context: Context, place: int, position: int) -> None:  # noqa: ARG002 - only the last
+        token = self._draw(context, place)
+        self.task.note_token()
+        if self._chat.vocab.ends(token):
+            self._finish(Completion("", "stop"))
+            return
+        self.tokens.append(token)
+        self.drawn += 1
+        self._emit(self._text.feed(self._chat.vocab.piece(token, first=self.drawn == 1)))
+        if self._text.stopped:
+            self._finish(Completion("", "stop"))
+        elif self.drawn >= self._chat.request.sampling.max_tokens:
+            self._finish(Completion("", "length"))
+
+    def _draw(self, context: Context, place: int) -> int:
+        if self._sampler is None:
+            request = self._chat.request
+            seed = answer_seed(request.seed or 0, self._index)
+            self._sampler = Sampler(
+                self._chat.vocab, request.sampling, seed, self._chat.grammar, self._chat.prompt
+            )
+        return self._sampler.draw(context, place)
+
+    def _emit(self, text: str) -> None:
+        if text and self._chat.on_delta is not None:
+            self._chat.on_delta(self._index, text)
+
+    def _finish(self, ending: Completion) -> None:
+        self._emit(self._text.close())
+        self._completion = replace(ending, text=self._text.text, reasoning=self._text.reasoning)
+        self.done = True
+
+    def completion(self) -> Completion:
+        return self._completion
+
+    def free(self) -> None:
+        if self._sampler is not None:
+            self._sampler.free()
+            self._sampler = None
+
+
+def answer_seed(seed: int, index: int) -> int:
+    """The request's own seed for the first answer, 31 bits of H("answer", seed, index) for the others.
+
+    So the first of n answers is drawn as a single one would be.
+    """
+    return seed if index == 0 else int(digest_of("answer", seed, index)[:8], 16) & 0x7FFF_FFFF
+
+
+class ScoreTask(Task):
+    """The log-probability of each reply after one prompt. What replies have in common is read once."""
+
+    def __init__(self, call: int, prompt: Sequence[int], replies: Sequence[Sequence[int]]) -> None:
+        super().__init__(call, prompt)
+        self._replies = replies
+        self._logprobs: dict[tuple[int, int], float] = {}
+        self.branches = [
+            ScoredPath(self, path, wanted) for path, wanted in _paths(len(prompt), replies).items()
+        ]
+
+    def note(self, reply: int, position: int, logprob: float) -> None:
+        self._logprobs[reply, position] = logprob
+
+    def scores(self) -> list[ReplyScore]:
+        sums: dict[int, list[float]] = defaultdict(list)
+        for (reply, _), logprob in sorted(self._logprobs.items()):
+            sums[reply].append(logprob)
+        return [ReplyScore(math.fsum(sums[index]), len(reply)) for index, reply in enumerate(self._replies)]
+
+    def answer(self) -> ChatAnswer | ScoreAnswer:
+        return ScoreAnswer(tuple(self.scores()), self.usage(0))
+
+
+class ChoiceTask(ScoreTask):
+    """A choice among given texts, by their joint log-probabilities as the beginning of the reply."""
+
+    def __init__(
+        self, call: int, request: ChatRequest, prompt: Sequence[int], choices: Sequence[Sequence[int]]
+    ) -> None:
+        super().__init__(call, prompt, choices)
+        self._request = request
+
+    def answer(self) -> ChatAnswer:
+        request, scores = self._request, self.scores()
+        total = _log_sum([score.logprob for score in scores])
+        logprobs = {
+            choice: score.logprob - total for choice, score in zip(request.choices, scores, strict=True)
+        }
+        drawn = [
+            draw_choice(logprobs, request.sampling.temperature, answer_seed(request.seed or 0, index))
+            for index in range(request.n)
+        ]
+        lengths = {choice: score.tokens for choice, score in zip(request.choices, scores, strict=True)}
+        completions = tuple(Completion(choice, choice_logprobs=logprobs) for choice in drawn)
+        return ChatAnswer(completions, self.usage(sum(lengths[choice] for choice in drawn)))
+
+
+def draw_choice(logprobs: Mapping[str, float], temperature: float, seed: int) -> str:
+    """The most probable choice at temperature 0 (the first of equals), else one drawn by the seed."""
+    best = max(logprobs, key=lambda choice: logprobs[choice])
+    if temperature <= 0:
+        return best
+    weights = {choice: math.exp((value - logprobs[best]) / temperature) for choice, value in logprobs.items()}
+    point = int(digest_of("choice", seed)[:13], 16) / 16**13 * math.fsum(weights.values())
+    for choice, weight in weights.items():
+        point -= weight
+        if point < 0:
+            return choice
+    return best
+
+
+class ScoredPath(Branch):
+    """A prompt and the beginning of some replies; logits are wanted from the prompt's last token on."""
+
+    def __init__(
+        self, task: ScoreTask, path: tuple[int, ...], wanted: Mapping[int, list[tuple[int, int]]]
+    ) -> None:
+        super().__init__(task, [*task.prompt, *path])
+        self._score = task
+        self._wanted = wanted
+
+    @property
+    def first_output(self) -> int:
+        return len(self.task.prompt) - 1
+
+    def take(self, context: Context, place: int, position: int) -> None:
+        self.task.note_token()
+        row = context.logits(place).astype(np.float64)
+        top = float(row.max())
+        total = top + math.log(float(np.exp(row - top).sum()))
+        for reply, token in self._wanted.get(position, ()):
+            self._score.note(reply, position, float(row[token]) - total)
+        self.done = position == len(self.tokens) - 1
+
+
+def _paths(
+    prompt: int, replies: Sequence[Sequence[int]]
+) -> dict[tuple[int, ...], dict[int, list[tuple[int, int]]]]:
+    """What to read after the prompt, and which reply's token is looked up at which position.
+
+    A reply's last token is looked up, not read; a reply whose read part begins another's is served by that
+    one.
+    """
+    read = [tuple(reply[:-1]) for reply in replies]
+    paths: dict[tuple[int, ...], dict[int, list[tuple[int, int]]]] = {}
+    for index in sorted(range(len(replies)), key=lambda index: len(read[index]), reverse=True):
+        if not replies[index]:
+            continue
+        part = read[index]
+        host = next((path for path in paths if path[: len(part)] == part), part)
+        wanted = paths.setdefault(host, defaultdict(list))
+        for offset, token in enumerate(replies[index]):
+            wanted[prompt - 1 + offset].append((index, token))
+    return paths
+
+
+def _log_sum(values: Sequence[float]) -> float:
+    top = max(values)
+    return top + math.log(math.fsum(math.exp(value - top) for value in values))

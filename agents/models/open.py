@@ -1,0 +1,33 @@
+"""From a configuration's entry to a model: the one place that knows every backend."""
+
+from __future__ import annotations
+
+from agents.calls import Permits, Seat
+from agents.models.autogen import AutogenConfig, AutogenModel
+from agents.models.config import ModelConfig
+from agents.models.llama import LlamaConfig, LlamaModel
+from agents.models.openai import OpenAIConfig, OpenAIModel
+from agents.models.protocol import Model
+from agents.models.replay import ReplayConfig, ReplayModel
+from agents.models.scripted import ScriptedModel
+from agents.retries import RetryPolicy
+
+
+def open_model(name: str, config: ModelConfig) -> Model:
+    """The model that an entry describes, not yet loaded."""
+    match config:
+        case LlamaConfig():
+            return LlamaModel(name, config)
+        case OpenAIConfig():
+            return OpenAIModel(name, config)
+        case ReplayConfig():
+            return ReplayModel(name, config)
+        case AutogenConfig():
+            return AutogenModel(name, config)
+        case _:
+            return ScriptedModel(name, config)
+
+
+def seat_of(model: Model, config: ModelConfig) -> Seat:
+    """A loaded model with how its entry allows it to be asked."""
+    return Seat(model, Permits(config.permits), config.deadline_s, RetryPolicy(attempts=config.attempts))

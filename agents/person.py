@@ -1,0 +1,14 @@
+"""A persona as agents read it: the personality's pronouns fitted to the profile, facts and traits one by one."""
+
+from __future__ import annotations
+
+from agents.messages import Person
+from agents.pronouns import fit_pronouns
+from trees.personas import Personality, Profile
+
+
+def person_of(profile: Profile, personality: Personality) -> Person:
+    """The two halves as one person."""
+    traits = tuple(fit_pronouns(trait, personality.pronouns, profile.pronouns) for trait in personality.traits)
+    fitted = fit_pronouns(personality.text, personality.pronouns, profile.pronouns)
+    return Person(profile=profile.text, personality=fitted, facts=(*profile.facts, *traits))

@@ -1,0 +1,172 @@
+"""Prompts as files: sections of Jinja text, versioned by content, rendered in a sandbox.
+
+A prompt file has sections, each begun by a line such as `[head]`; what stands before the first is a comment. `head`
+is the stable beginning (instructions, persona), `opening` what the persona user answers first, `tail` this turn's end.
+A line `{> NAME}` takes in another file whole, section by section, so a version's text explains itself.
+
+A folder `prompts/` beside the configuration is looked into first, then the shipped ones. The variables are a closed
+set per kind of prompt and section; another one is an error that names file, line and the variable meant. Values are
+plain text: braces in what a model wrote mean nothing.
+
+Invariant: a version's id is the digest of kind and text, and a version never changes.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, nodes
+from jinja2.meta import find_undeclared_variables
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from trees.errors import SetupError
+from trees.ids import digest_of
+
+PromptKind = Literal["user", "inducer", "responder", "judge.likelihood", "judge.choice", "judge.pairwise", "deploy"]
+
+_PERSON = frozenset({"profile", "personality"})
+VARIABLES: Mapping[str, Mapping[str, frozenset[str]]] = {
+    "user": {"head": _PERSON, "opening": _PERSON, "tail": frozenset({"turn"})},
+    "inducer": {"head": _PERSON, "tail": _PERSON | {"known"}},
+    "responder": {"head": frozenset(), "tail": frozenset({"hint"})},
+    "judge.likelihood": {"head": _PERSON, "tail": frozenset({"revealed"})},
+    "judge.choice": {"head": _PERSON, "tail": frozenset({"candidates", "letters", "revealed"})},
+    "judge.pairwise": {"head": _PERSON, "tail": frozenset({"first", "second", "revealed"})},
+    "deploy": {"head": frozenset()},
+}
+"""Per kind of prompt: its sections, and the variables each may use."""
+
+SHIPPED_NAMES: Mapping[str, str] = {
+    "user": "user",
+    "inducer": "inducer",
+    "responder": "responder",
+    "judge.likelihood": "judge_likelihood",
+    "judge.choice": "judge_choice",
+    "judge.pairwise": "judge_pairwise",
+    "deploy": "deploy",
+}
+"""The file that a kind of prompt is read from unless the configuration names another."""
+
+_SECTION = re.compile(r"^\[([a-z]+)\]\s*$")
+_INCLUDE = re.compile(r"^\{>\s*([\w.-]+)\s*\}\s*$")
+_SANDBOX = ImmutableSandboxedEnvironment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One version of a prompt."""
+
+    kind: str
+    text: str
+
+    @property
+    def id(self) -> str:
+        return digest_of("prompt", self.kind, self.text)
+
+    @cached_property
+    def _templates(self) -> dict[str, object]:
+        return {name: _SANDBOX.from_string(source) for name, (_, source) in _sections(self.text).items()}
+
+    def has(self, section: str) -> bool:
+        """Whether the prompt has this section, with anything in it."""
+        return bool(_sections(self.text).get(section, (0, ""))[1].strip())
+
+    def render(self, section: str, **values: object) -> str:
+        """A section with its variables filled in; empty if the prompt lacks it. Variables not given are None."""
+        template = self._templates.get(section)
+        if template is None:
+            return ""
+        known = dict.fromkeys(VARIABLES[self.kind].get(section, ())) | values
+        return str(template.render(known)).strip()  # type: ignore[attr-defined]
+
+
+def load_prompt(kind: str, name: str | None = None, folder: Path | None = None) -> Prompt:
+    """Read a prompt and check it. Raises SetupError naming file, line and what is wrong."""
+    wanted = name or SHIPPED_NAMES[kind]
+    text, origin = _read(wanted, folder)
+    prompt = Prompt(kind, text)
+    check_prompt(prompt, origin)
+    return prompt
+
+
+def check_prompt(prompt: Prompt, origin: str) -> None:
+    """Raise SetupError for a section or variable that this kind of prompt does not have, or a template error."""
+    allowed = VARIABLES[prompt.kind]
+    for section, (line, source) in _sections(prompt.text).items():
+        if section not in allowed:
+            raise SetupError(
+                f"{origin}, line {line}: a {prompt.kind} prompt has no section [{section}]; it has "
+                + ", ".join(f"[{known}]" for known in allowed)
+            )
+        _check_variables(source, allowed[section], f"{origin}, line", line, section)
+
+
+def _check_variables(source: str, allowed: frozenset[str], where: str, first_line: int, section: str) -> None:
+    try:
+        parsed = _SANDBOX.parse(source)
+        _SANDBOX.from_string(source)
+        unknown = find_undeclared_variables(parsed) - allowed
+    except TemplateSyntaxError as error:
+        raise SetupError(f"{where} {first_line + error.lineno}: {error.message}") from error
+    except TemplateError as error:
+        raise SetupError(f"{where} {first_line}: {error}") from error
+    for used in parsed.find_all(nodes.Name):
+        if used.name in unknown:
+            near = difflib.get_close_matches(used.name, allowed, n=1, cutoff=0.5)
+            known = ", ".join(sorted(allowed)) or "none"
+            raise SetupError(
+                f"{where} {first_line + used.lineno}: unknown variable {used.name!r} in [{section}]"
+                + (f"; did you mean {near[0]!r}?" if near else ""),
+                hint=f"Variables of this section: {known}.",
+            )
+
+
+def _sections(text: str) -> dict[str, tuple[int, str]]:
+    """Section name to (line of its header, source). Lines are counted from 1 in the expanded text."""
+    found: dict[str, tuple[int, list[str]]] = {}
+    lines: list[str] | None = None
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := _SECTION.match(line):
+            lines = found.setdefault(header.group(1), (number, []))[1]
+        elif lines is not None:
+            lines.append(line)
+    return {name: (number, "\n".join(body)) for name, (number, body) in found.items()}
+
+
+def _read(name: str, folder: Path | None, seen: tuple[str, ...] = ()) -> tuple[str, str]:
+    """The text of a prompt file with everything it takes in, and what to call it in messages."""
+    if name in seen:
+        raise SetupError(f"prompt files take in each other in a circle: {' > '.join((*seen, name))}")
+    raw, origin = _find(name, folder)
+    parts = []
+    for line in raw.splitlines():
+        include = _INCLUDE.match(line)
+        parts.append(_read(include.group(1), folder, (*seen, name))[0] if include else line)
+    return "\n".join(parts).strip() + "\n", origin
+
+
+def _find(name: str, folder: Path | None) -> tuple[str, str]:
+    own = folder / f"{name}.md" if folder is not None else None
+    if own is not None and own.is_file():
+        return own.read_text(encoding="utf-8"), str(own)
+    shipped = resources.files("agents") / "prompts" / f"{name}.md"
+    if shipped.is_file():
+        return shipped.read_text(encoding="utf-8"), f"{name}.md (shipped)"
+    looked = f"{own} and " if own is not None else ""
+    raise SetupError(
+        f"there is no prompt file {name}.md (looked for {looked}among the shipped ones)",
+        hint=f"Shipped prompts: {', '.join(sorted(shipped_prompts()))}.",
+    )
+
+
+def shipped_prompts() -> dict[str, str]:
+    """Name to text of every prompt file in the package."""
+    folder = resources.files("agents") / "prompts"
+    return {f.name.removesuffix(".md"): f.read_text(encoding="utf-8") for f in folder.iterdir() if f.name.endswith(".md")}

@@ -1,0 +1,69 @@
+"""A responder: an assistant that answers the person, with the hint (the ledger) or without.
+
+The hint stands in the tail of the prompt, inside the last user message, and never in later history: whoever speaks
+next hears only what was said. Several samples of a turn are asked in one call and become siblings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from agents.calls import CallFailed
+from agents.messages import Line, Reply, RespondRequest, Said
+from agents.models.protocol import ChatRequest, Message
+from agents.prompts import Prompt
+from agents.roles import MAX_REASKS, Role, Stage, asking, reasked
+from agents.views import responder_view
+from agents.window import WHOLE, Window
+
+
+class Responder:
+    """The agent that answers as one configured responder."""
+
+    def __init__(self, stage: Stage, role: Role) -> None:
+        self._stage = stage
+        self._role = role
+
+    async def act(self, request: RespondRequest) -> Reply:
+        """The samples of this turn, those that say anything. Raises CallFailed if none does."""
+        for attempt in range(MAX_REASKS + 1):
+            said = await self._ask(request, attempt)
+            if said:
+                return Reply(said=said)
+        raise CallFailed("bad_answer", f"{self._role.name} said nothing, {MAX_REASKS + 1} times in a row")
+
+    async def _ask(self, request: RespondRequest, attempt: int) -> tuple[Said, ...]:
+        stage, role, place = self._stage, self._role, request.place
+        model = stage.model_for(role, place)
+        prompt = stage.prompts[request.prompt_id]
+        window = await stage.window(model, request.history, prompt.render("head"), role.sampling.max_tokens)
+        messages = responder_messages(prompt, request.history, request.hint, window)
+        purpose = f"respond.{request.replica}" if request.replica else "respond"
+        seed = stage.seed(role, place, purpose, reroll=attempt)
+        call_id, answer = await stage.calls.chat(
+            model,
+            ChatRequest(messages, role.sampling, seed, n=role.samples),
+            asking(
+                role,
+                place,
+                reasked(purpose, attempt),
+                prompt.id,
+                {"hint": request.hint is not None},
+                window,
+                repeat=attempt if seed is None else 0,
+            ),
+        )
+        model_id = stage.model_id(model)
+        return tuple(
+            Said(text=c.text.strip(), reasoning=c.reasoning, call_id=call_id, answer=index, model_id=model_id)
+            for index, c in enumerate(answer.completions)
+            if c.text.strip()
+        )
+
+
+def responder_messages(
+    prompt: Prompt, history: Sequence[Line], hint: Sequence[str] | None, window: Window = WHOLE
+) -> tuple[Message, ...]:
+    """The prompt for a reply. `hint` is None for a responder that gets none; an empty ledger gives no tail either."""
+    tail = prompt.render("tail", hint=list(hint)) if hint else ""
+    return responder_view(prompt.render("head"), window.apply(history), tail)

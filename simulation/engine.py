@@ -1,0 +1,427 @@
+"""The engine: the one process that plays a run, steered by rows.
+
+It holds the run's lock, renews its heartbeat, takes commands, plays the trees that are owed, and leaves when nothing
+is left to do. Whoever wants something of it needs the store file alone; see `trees.jobs`. The app and the command
+line are clients, and a run outlives them.
+
+Invariant: at most one engine a run; whatever ends it, everything committed stays and the run can be gone on with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from agents.bus import Bus
+from agents.calls import Calls, Halted, Permits
+from agents.judges.judge import JudgeAgent
+from agents.judges.verdicts import JudgeSpec
+from agents.messages import Person
+from agents.models.open import seat_of
+from agents.models.protocol import Model
+from agents.person import person_of
+from agents.prompts import Prompt
+from agents.roles import Stage
+from simulation.cast import Cast, close_models, make_actors, make_cast, open_models
+from simulation.config import LimitsConfig, RunConfig
+from simulation.deltas import DeltaServer, socket_path
+from simulation.episode import Scene, TurnFailed, play_tree
+from simulation.gate import Gate, Price, Spent
+from simulation.operations import judge_again, mend, operate, record
+from simulation.runs import check_identity, config_of, keep_cast, prompts_of
+from trees.call_log import StoreCallLog
+from trees.errors import EspalierError, SetupError, StoreError
+from trees.jobs import HEARTBEAT_S, Command, Lock, commands, heartbeat, release, take, take_lock
+from trees.jobs import answer as answer_command
+from trees.store import RunRow, Store
+from trees.values import RunState
+from trees.writer import Writer
+from trees.writes import (
+    Write,
+    keep_event,
+    keep_revision,
+    pin_revision,
+    reopen_tree,
+    set_operation_fields,
+    set_run_state,
+)
+
+POLL_S = 0.25
+"""How often the engine looks for commands, in seconds."""
+
+
+class Engine:
+    """Plays one run. Make it with `open_engine`, then `run` it once."""
+
+    def __init__(self, store: Store, run: RunRow, cast: Cast, lock: Lock) -> None:
+        config = cast.config
+        self.run_row = run
+        self.cast = cast
+        self._store = store
+        self._lock = lock
+        self._writer = Writer(store.path)
+        self.gate = Gate(config.limits, _prices(config), spent_so_far(store, run.id))
+        seats = {name: seat_of(model, config.models[name]) for name, model in cast.models.items()}
+        self._calls = Calls(seats, StoreCallLog(store, self._writer), self.gate)
+        self._revisions = store.revisions(run.id)
+        self._stage = Stage(self._calls, _all_prompts(store, self._revisions))
+        self._bus = Bus(make_actors(cast, self._stage))
+        self._judges: dict[str, JudgeSpec] = dict(cast.judges)
+        self._in_flight = Permits(config.limits.trees_in_flight)
+        self._operating = asyncio.Lock()
+        self._handling: set[asyncio.Task[None]] = set()
+        self._deltas = DeltaServer(socket_path(store.path, run.id), self._listen)
+        self.failure: BaseException | None = None
+        """What ended the engine before its time; None if nothing did."""
+
+    # From outside
+
+    def stop(self, reason: str) -> None:
+        """Start no further call; what is in flight is finished and kept."""
+        self.gate.halt(reason)
+
+    async def run(self, *, play: bool = True, retry_failed: bool = False) -> RunState:
+        """Play what is owed and answer commands until there is nothing left; returns how the run stands then."""
+        await self._bus.start()
+        await self._deltas.start()
+        watching = asyncio.create_task(self._watch())
+        try:
+            await self._note("running", "engine.started", {"pid": self._lock.pid})
+            if retry_failed:
+                await self._reopen_failed()
+            if play:
+                await self._play_owed()
+            await self._finish_commands()
+        except StoreError as error:
+            self.failure = error
+            self.stop(error.message)
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+            state = await self._leave()
+        return state
+
+    # Playing
+
+    async def _play_owed(self) -> None:
+        sql = "SELECT id FROM trees WHERE run_id = ? AND state = 'growing' ORDER BY position"
+        owed = [row[0] for row in self._store.rows(sql, (self.run_row.id,))]
+        async with asyncio.TaskGroup() as playing:
+            for tree in owed:
+                await self._in_flight.acquire()
+                if self.gate.halted is not None:
+                    self._in_flight.release()
+                    return
+                playing.create_task(self._play(tree))
+
+    async def _play(self, tree_id: str) -> None:
+        try:
+            row = self._store.tree_row(tree_id)
+            revision = row.revision
+            if row.nodes == 0 and revision < len(self._revisions) - 1:
+                revision = len(self._revisions) - 1
+                await self._writer.commit(pin_revision(tree_id, revision))
+            tree = self._store.tree(tree_id)
+            with contextlib.suppress(Halted):
+                await play_tree(self._scene(revision), tree, self._person(tree_id))
+        finally:
+            self._in_flight.release()
+
+    async def _reopen_failed(self) -> None:
+        """Let failed trees go on, and ask again for replies that failed in turns that went on without them."""
+        for row in self._store.trees(self.run_row.id):
+            if row.state == "failed":
+                await self._writer.commit(reopen_tree(row.id))
+        sql = "SELECT DISTINCT tree_id FROM failures WHERE run_id = ? AND resolved_at IS NULL AND role LIKE 'responder.%'"
+        for (tree_id,) in self._store.rows(sql, (self.run_row.id,)):
+            row = self._store.tree_row(tree_id)
+            with contextlib.suppress(Halted):
+                await mend(self._scene(row.revision), self._store.tree(tree_id), self._person(tree_id))
+
+    def _scene(self, revision: int) -> Scene:
+        config = self.cast.config
+        return Scene(
+            run_id=self.run_row.id,
+            run_seed=self.run_row.seed,
+            turns=config.turns,
+            roles=self.cast.roles,
+            prompts=self._revisions[revision],
+            judges=self._judges,
+            deciding_judge=config.deciding_judge,
+            branching=config.branching,
+            sees_persona=config.inducer.sees_persona,
+            bus=self._bus,
+            writer=self._writer,
+            hold=self.gate.hold,
+        )
+
+    def _person(self, tree_id: str) -> Person:
+        row = self._store.tree_row(tree_id)
+        if row.profile_id is None or row.personality_id is None:
+            raise SetupError(f"tree {tree_id[:8]} has no persona: nobody can speak in it")
+        return person_of(self._store.profile(row.profile_id), self._store.personality(row.personality_id))
+
+    # Heartbeat and commands
+
+    async def _watch(self) -> None:
+        """Renew the lock and take commands, until cancelled."""
+        beaten = 0.0
+        while True:
+            try:
+                if time.monotonic() - beaten >= HEARTBEAT_S:
+                    await self._writer.commit(heartbeat(self._lock))
+                    beaten = time.monotonic()
+                await self._take_commands()
+            except StoreError as error:
+                self.failure = error
+                self.stop(error.message)
+                return
+            await asyncio.sleep(POLL_S)
+
+    async def _take_commands(self) -> None:
+        for command in commands(self._store, self.run_row.id):
+            await self._writer.commit(take(command.id))
+            handling = asyncio.create_task(self._handle(command))
+            self._handling.add(handling)
+            handling.add_done_callback(self._handling.discard)
+
+    async def _finish_commands(self) -> None:
+        """Answer everything that was asked until now."""
+        await self._take_commands()
+        while self._handling:
+            await asyncio.wait(self._handling)
+
+    async def _handle(self, command: Command) -> None:
+        handler = self._handlers().get(command.verb)
+        try:
+            if handler is None:
+                raise SetupError(f"this engine knows no command {command.verb!r}")
+            result = await handler(command.args, command.asked_by)
+        except (EspalierError, TurnFailed, Halted) as error:
+            writes = answer_command(command.id, {"error": str(error)}, refused=True)
+        else:
+            writes = answer_command(command.id, result)
+        event = {"verb": command.verb, "args": command.args, "asked_by": command.asked_by}
+        await self._writer.commit([*writes, *keep_event(self.run_row.id, "command", event)])
+
+    def _handlers(self) -> Mapping[str, Callable[[dict[str, Any], str], Awaitable[dict[str, Any]]]]:
+        return {
+            "pause": self._pause,
+            "resume": self._resume,
+            "stop": self._stop,
+            "permits": self._permits,
+            "limits": self._limits,
+            "prompt": self._prompt,
+            "branch": self._branch,
+            "judge": self._judge,
+            "test": self._test,
+        }
+
+    async def _pause(self, args: dict[str, Any], asked_by: str) -> dict[str, Any]:
+        self.gate.pause(hard=bool(args.get("hard")))
+        await self._writer.commit(set_run_state(self.run_row.id, "paused", f"paused by {asked_by}"))
+        return {"paused": self.gate.paused}
+
+    async def _resume(self, args: dict[str, Any], asked_by: str) -> dict[str, Any]:
+        self.gate.resume()
+        await self._writer.commit(set_run_state(self.run_row.id, "running"))
+        return {"paused": None}
+
+    async def _stop(self, args: dict[str, Any], asked_by: str) -> dict[str, Any]:
+        self.stop(f"stopped by {asked_by}")
+        return {"stopping": True}
+
+    async def _permits(self, args: dict[str, Any], asked_by: str) -> dict[str, Any]:
+        seat = self._calls.seats.get(str(args["model"]))
+        if seat is None:
+            raise SetupError(f"no model {args['model']!r}; there are {', '.join(self._calls.seats)}")
+        seat.permits.set_limit(max(1, int(args["limit"])))
+        return {"model": args["model"], "limit": seat.permits.limit}
+
+    async def _limits(self, args: dict[str, Any], asked_by: str) -> dict[str, Any]:
+        limits = LimitsConfig.model_validate({**self.gate.limits.model_dump(), **args})
+        self.gate.limits = limits
+        self._in_flight.set_limit(limits.trees_in_flight)
+        operation = {**self._store.run(self.run_row.id).operation, "limits": limits.model_dump()}
+        await self._writer.commit(set_operation_fields(self.run_row.id, operation))
+        return limits.model_dump()
+
+    async def _prompt(self, args: dict[str, Any], asked_by: str) -> dict[str, Any]:
+        """Another version of a role's prompt, for the trees that have not begun yet."""
+        role, prompt_id = str(args["role"]), str(args["prompt"])
+        prompt = Prompt(*self._store.prompt(prompt_id))
+        if role not in self._revisions[-1]:
+            raise SetupError(f"no role {role!r} in this run; there are {', '.join(self._revisions[-1])}")
+        if prompt.kind != self._stage.prompts[self._revisions[-1][role]].kind:
+            raise SetupError(f"{prompt_id[:8]} is a {prompt.kind} prompt and does not fit {role}")
+        if role.startswith("judge."):
+            raise SetupError("a judge is its prompt: judge the run again under another name instead")
+        revision = {**self._revisions[-1], role: prompt_id}
+        await self._writer.commit(keep_revision(self.run_row.id, len(self._revisions), revision, asked_by))
+        self._stage.prompts[prompt_id] = prompt
+        self._revisions.append(revision)
+        return {"revision": len(self._revisions) - 1}
+
+    async def _branch(self, args: dict[str, Any], asked_by: str) -> dict[str, Any]:
+        async with self._operating:
+            tree_id = self._store.tree_of(str(args["node"]))
+            tree = self._store.tree(tree_id)
+            node = tree[str(args["node"])]
+            scene = self._scene(self._store.tree_row(tree_id).revision)
+            operation = await record(scene, self._store, node, str(args["kind"]), args, asked_by)
+            nodes = await operate(scene, tree, self._person(tree_id), node, operation)
+            return {"operation": operation.id, "tree": tree_id, "nodes": nodes}
+
+    async def _judge(self, args: dict[str, Any], asked_by: str) -> dict[str, Any]:
+        """Another judge, or one of the run's own again, over the stored trees."""
+        name = str(args["name"])
+        if "config" in args:
+            await self._add_judge(name, args["config"])
+        if name not in self._judges:
+            raise SetupError(f"no judge {name!r} in this run; there are {', '.join(self._judges)}")
+        judged = 0
+        async with self._operating:
+            for row in self._store.trees(self.run_row.id):
+                tree, person = self._store.tree(row.id), self._person(row.id)
+                scene = self._scene(row.revision)
+                judged += await judge_again(scene, tree, person, name, repeat_existing=bool(args.get("again")))
+        return {"judge": self._judges[name].id, "turns": judged}
+
+    async def _add_judge(self, name: str, config: dict[str, Any]) -> None:
+        """Make a judge that the run was not configured with. Its model must be one of the run's."""
+        played = self.cast.config.model_dump(mode="json")
+        judges = {**played["judges"], name: config}
+        widened = RunConfig.model_validate({**played, "judges": judges})
+        prompts = dict(self.cast.prompts)
+        prompts.update(load_new_prompt(widened, name, self.run_row))
+        cast = make_cast(widened, self.cast.models, prompts)
+        spec = cast.judges[name]
+        await self._writer.commit(keep_cast(cast))
+        self._stage.prompts.update({prompt.id: prompt for prompt in prompts.values()})
+        self._judges = {**self._judges, name: spec}
+        if spec.kind != "panel":
+            self._bus.add(f"judge.{name}", JudgeAgent(self._stage, spec))
+
+    async def _test(self, args: dict[str, Any], asked_by: str) -> dict[str, Any]:
+        from simulation.model_test import try_model
+
+        name = str(args["model"])
+        if name not in self.cast.models:
+            raise SetupError(f"no model {name!r}; there are {', '.join(self.cast.models)}")
+        return await try_model(self.cast.models[name])
+
+    # Beginning and end
+
+    def _listen(self, sink: Any) -> None:
+        self._calls.deltas = sink
+
+    async def _note(self, state: RunState, kind: str, data: dict[str, Any], reason: str | None = None) -> None:
+        writes = [*set_run_state(self.run_row.id, state, reason), *keep_event(self.run_row.id, kind, data)]
+        await self._writer.commit(writes)
+
+    async def _leave(self) -> RunState:
+        """Let what is in flight end, say how the run stands, give the lock back and close everything."""
+        for handling in self._handling:
+            handling.cancel()
+        await asyncio.gather(*self._handling, return_exceptions=True)
+        await self._bus.close()
+        await self._deltas.close()
+        state, reason = how_it_stands(self._store, self.run_row.id, self.gate.halted)
+        try:
+            await self._note(state, "engine.left", {"state": state, "reason": reason}, reason)
+            await self._writer.commit(release(self._lock))
+        except StoreError as error:
+            self.failure = self.failure or error
+        finally:
+            await self._writer.close()
+        return state
+
+
+async def open_engine(
+    path: Path, run_id: str, *, config: RunConfig | None = None, models: Mapping[str, Model] | None = None
+) -> Engine:
+    """Become a run's engine: take its lock, load its models, check that they are the ones it is frozen with.
+
+    `config` brings other operational fields; `models` are ones that are open already. Raises Locked or SetupError.
+    """
+    store = Store.open(path)
+    try:
+        run = store.run(run_id)
+        lock = take_lock(store, run_id, "run", str(socket_path(path, run_id)))
+        try:
+            chosen = config or config_of(run)
+            opened = dict(models) if models is not None else await open_models(chosen)
+            try:
+                cast = make_cast(chosen, opened, prompts_of(store, run, 0))
+                check_identity(run, cast)
+                if config is not None:
+                    store.apply(set_operation_fields(run_id, cast.operation(_folder(run))))
+                return Engine(store, store.run(run_id), cast, lock)
+            except BaseException:
+                await close_models(opened)
+                raise
+        except BaseException:
+            store.apply(release(lock))
+            raise
+    except BaseException:
+        store.close()
+        raise
+
+
+async def close_engine(engine: Engine) -> None:
+    """Close the models and the store behind an engine that has run."""
+    await close_models(engine.cast.models)
+    engine._store.close()
+
+
+def load_new_prompt(config: RunConfig, judge: str, run: RunRow) -> dict[str, Prompt]:
+    """The prompt of a judge that joins a run later."""
+    from simulation.cast import load_prompts
+
+    loaded = load_prompts(config, _folder(run))
+    return {role: prompt for role, prompt in loaded.items() if role == f"judge.{judge}"}
+
+
+def how_it_stands(store: Store, run_id: str, halted: str | None) -> tuple[RunState, str | None]:
+    """A run's state and the reason, from its trees."""
+    counts = dict(store.rows("SELECT state, count(*) FROM trees WHERE run_id = ? GROUP BY state", (run_id,)))
+    growing, failed = counts.get("growing", 0), counts.get("failed", 0)
+    if growing:
+        return "stopped", halted or f"{growing} trees are not finished"
+    if failed and not counts.get("done"):
+        return "failed", f"all {failed} trees failed"
+    return "finished", f"{failed} trees failed" if failed else None
+
+
+def spent_so_far(store: Store, run_id: str) -> Spent:
+    """What a run's calls have used up, from the call log."""
+    sql = (
+        "SELECT count(*), total(tokens_in), total(tokens_out) FROM calls "
+        "WHERE id IN (SELECT call_id FROM uses WHERE run_id = ?)"
+    )
+    calls, read, written = store.rows(sql, (run_id,))[0]
+    return Spent(calls, int(read), int(written))
+
+
+def _folder(run: RunRow) -> Path | None:
+    folder = run.operation.get("folder")
+    return Path(folder) if folder else None
+
+
+def _prices(config: RunConfig) -> dict[str, Price]:
+    return {
+        name: Price(model.input_price or 0.0, model.output_price or 0.0)
+        for name, model in config.models.items()
+        if model.input_price is not None or model.output_price is not None
+    }
+
+
+def _all_prompts(store: Store, revisions: list[dict[str, str]]) -> dict[str, Prompt]:
+    ids = {prompt_id for revision in revisions for prompt_id in revision.values()}
+    return {prompt_id: Prompt(*store.prompt(prompt_id)) for prompt_id in ids}
+
+

@@ -1,0 +1,48 @@
+"""An F32 GGUF out of a quantised one: the same weights in the form that is exact under batching.
+
+Needs the package `gguf`. The tensors keep their names and order, every other field is copied.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, GGUFWriter, LlamaFileType, dequantize
+from gguf.gguf_reader import ReaderField
+
+_WRITTEN_ANYWAY = {"general.architecture", "general.file_type"}
+
+
+def f32_gguf(source: Path, directory: Path) -> Path:
+    """The F32 twin of `source` in `directory`; made once, found again after that."""
+    target = directory / f"{source.stem}.f32.gguf"
+    if not target.exists():
+        directory.mkdir(parents=True, exist_ok=True)
+        draft = target.with_suffix(f".{os.getpid()}")
+        _write(source, draft)
+        draft.replace(target)
+    return target
+
+
+def _write(source: Path, target: Path) -> None:
+    reader = GGUFReader(source)
+    writer = GGUFWriter(target, str(reader.fields["general.architecture"].contents()))
+    for field in reader.fields.values():
+        if not field.name.startswith("GGUF.") and field.name not in _WRITTEN_ANYWAY:
+            _copy(writer, field)
+    writer.add_file_type(LlamaFileType.ALL_F32)
+    for tensor in reader.tensors:
+        values = dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
+        writer.add_tensor(tensor.name, values, raw_dtype=GGMLQuantizationType.F32)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def _copy(writer: GGUFWriter, field: ReaderField) -> None:
+    kind = field.types[0]
+    item = field.types[-1] if kind == GGUFValueType.ARRAY else None
+    writer.add_key_value(field.name, field.contents(), kind, sub_type=item)

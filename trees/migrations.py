@@ -1,0 +1,326 @@
+"""The store's schema as an append-only list of numbered migrations.
+
+Each runs in a transaction together with its record, so a migration is applied whole or not at all, and applying the
+list twice changes nothing. A landed migration is never edited: a change is a new function at the end. Who owns which
+table (who may write it) stands in docs/store.md.
+"""
+
+from __future__ import annotations
+
+from sqlite_utils import Database, Migrations
+
+migrations = Migrations("espalier")
+
+
+@migrations()
+def m001_people_prompts_models(db: Database) -> None:
+    """Who is played, with which words, by which weights: things that runs refer to and share."""
+    db.executescript("""
+    CREATE TABLE profiles (
+        id TEXT PRIMARY KEY,          -- digest of the text
+        text TEXT NOT NULL,           -- as written
+        facts TEXT NOT NULL,          -- JSON array of sentences
+        pronouns TEXT NOT NULL,       -- she, he or they, as written
+        split TEXT NOT NULL DEFAULT 'train' CHECK (split IN ('train', 'held_out')),
+        source TEXT NOT NULL,         -- file or command it came from
+        added_at REAL NOT NULL        -- Unix seconds
+    );
+    CREATE TABLE personalities (
+        id TEXT PRIMARY KEY,
+        text TEXT NOT NULL,
+        traits TEXT NOT NULL,         -- JSON array of sentences
+        pronouns TEXT NOT NULL,
+        split TEXT NOT NULL DEFAULT 'train' CHECK (split IN ('train', 'held_out')),
+        source TEXT NOT NULL,
+        added_at REAL NOT NULL
+    );
+    CREATE TABLE prompts (
+        id TEXT PRIMARY KEY,          -- digest of role and text
+        role TEXT NOT NULL,           -- the kind of role it is for: user, inducer, judge.choice ...
+        text TEXT NOT NULL,           -- whole, with what it includes
+        note TEXT,
+        added_at REAL NOT NULL
+    );
+    CREATE TABLE models (
+        id TEXT PRIMARY KEY,          -- digest of the identity
+        backend TEXT NOT NULL,
+        label TEXT NOT NULL,          -- the name of the first configuration that used it, for reading
+        identity TEXT NOT NULL        -- JSON: weights by content, revision, quantisation, template, adapter, settings
+    );
+    CREATE TABLE judges (
+        id TEXT PRIMARY KEY,          -- digest of kind, model, prompt, thresholds
+        name TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        spec TEXT NOT NULL            -- JSON that the id digests
+    );
+    """)
+
+
+@migrations()
+def m002_runs_and_trees(db: Database) -> None:
+    """What is played: runs, their frozen personas, trees, messages and what was read from them."""
+    db.executescript("""
+    CREATE TABLE runs (
+        id TEXT PRIMARY KEY,          -- digest of identity, seed and personas
+        kind TEXT NOT NULL CHECK (kind IN ('play', 'human', 'import')),
+        name TEXT NOT NULL,
+        seed INTEGER NOT NULL,
+        identity TEXT NOT NULL,       -- JSON: the frozen half of the configuration, resolved
+        operation TEXT NOT NULL,      -- JSON: the half that may change, as it stands now
+        state TEXT NOT NULL CHECK (state IN ('new', 'running', 'paused', 'stopped', 'finished', 'failed')),
+        reason TEXT,                  -- why it stands in this state, in words
+        created_at REAL NOT NULL,
+        updated_at REAL NOT NULL
+    );
+    CREATE TABLE revisions (
+        run_id TEXT NOT NULL REFERENCES runs(id) ON DELETE CASCADE,
+        revision INTEGER NOT NULL,    -- 0 is what the run began with
+        prompts TEXT NOT NULL,        -- JSON object: configured role to prompt id
+        asked_by TEXT NOT NULL,
+        at REAL NOT NULL,
+        PRIMARY KEY (run_id, revision)
+    ) WITHOUT ROWID;
+    CREATE TABLE trees (
+        id TEXT PRIMARY KEY,
+        run_id TEXT NOT NULL REFERENCES runs(id) ON DELETE CASCADE,
+        position INTEGER NOT NULL,    -- place in the run's list of personas, from 0
+        profile_id TEXT REFERENCES profiles(id),
+        personality_id TEXT REFERENCES personalities(id),
+        revision INTEGER NOT NULL DEFAULT 0, -- of the run's prompts that this tree is played under
+        state TEXT NOT NULL CHECK (state IN ('growing', 'done', 'failed')),
+        turns INTEGER NOT NULL DEFAULT 0,    -- deepest turn that is stored
+        nodes INTEGER NOT NULL DEFAULT 0,    -- messages stored
+        cause TEXT,                   -- JSON {turn, kind, message} of a failed tree
+        title TEXT NOT NULL DEFAULT '', -- who is speaking, for lists
+        updated_at REAL NOT NULL,
+        UNIQUE (run_id, position)
+    );
+    CREATE TABLE operations (
+        id TEXT PRIMARY KEY,          -- digest of run, node, kind and number
+        tree_id TEXT NOT NULL REFERENCES trees(id) ON DELETE CASCADE,
+        node_id TEXT NOT NULL,        -- the node a person pointed at
+        kind TEXT NOT NULL,           -- reroll, edit, extend, say
+        number INTEGER NOT NULL,      -- among the operations of this kind on this node
+        args TEXT NOT NULL,           -- JSON
+        asked_by TEXT NOT NULL,
+        at REAL NOT NULL
+    );
+    CREATE TABLE nodes (
+        id TEXT PRIMARY KEY,          -- digest of run, parent, role and replica
+        tree_id TEXT NOT NULL REFERENCES trees(id) ON DELETE CASCADE,
+        parent_id TEXT REFERENCES nodes(id), -- NULL for an opening
+        turn INTEGER NOT NULL,        -- from 1; a user message and its replies share it
+        speaker TEXT NOT NULL CHECK (speaker IN ('user', 'assistant')),
+        role TEXT NOT NULL,           -- the configured role that spoke
+        replica TEXT NOT NULL,        -- sample index, or an operation and its index
+        origin TEXT NOT NULL CHECK (origin IN ('model', 'human', 'import')),
+        text TEXT NOT NULL,           -- escaped as docs/store.md says
+        digest TEXT NOT NULL,         -- of the text
+        reasoning TEXT,
+        call_id TEXT,                 -- the call that gave the text
+        answer INTEGER NOT NULL DEFAULT 0, -- index among that call's answers
+        model_id TEXT REFERENCES models(id),
+        hinted INTEGER NOT NULL DEFAULT 0,
+        drift TEXT,                   -- what the detector still found after the last re-roll
+        rerolls INTEGER NOT NULL DEFAULT 0,
+        operation_id TEXT REFERENCES operations(id),
+        at REAL NOT NULL
+    );
+    CREATE INDEX nodes_by_tree ON nodes(tree_id);
+    CREATE INDEX nodes_by_parent ON nodes(parent_id);
+    CREATE INDEX nodes_by_call ON nodes(call_id);
+    CREATE INDEX trees_by_state ON trees(run_id, state);
+    CREATE TABLE continued (
+        node_id TEXT PRIMARY KEY REFERENCES nodes(id) ON DELETE CASCADE,
+        policy TEXT NOT NULL,
+        reason TEXT NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE ledgers (
+        node_id TEXT PRIMARY KEY REFERENCES nodes(id) ON DELETE CASCADE, -- the user's message
+        facts TEXT NOT NULL,          -- JSON array: what is new with this message
+        sees_persona INTEGER NOT NULL,
+        call_id TEXT,
+        dropped INTEGER NOT NULL DEFAULT 0, -- facts named that the user's words do not support
+        failure TEXT
+    ) WITHOUT ROWID;
+    """)
+
+
+@migrations()
+def m003_judging(db: Database) -> None:
+    """What judges said: whole judgements, how the candidates were shown, scores, and verdicts for two siblings."""
+    db.executescript("""
+    CREATE TABLE judgements (
+        id TEXT PRIMARY KEY,          -- digest of turn, judge and repeat
+        node_id TEXT NOT NULL REFERENCES nodes(id) ON DELETE CASCADE, -- the turn's user message
+        judge_id TEXT NOT NULL REFERENCES judges(id),
+        repeat INTEGER NOT NULL,      -- 0 first; later ones are for the flip rate
+        covers TEXT NOT NULL,         -- JSON array: replies that were compared
+        complete INTEGER NOT NULL,    -- 0 if a call failed: then it counts for no pair
+        cause TEXT,
+        at REAL NOT NULL
+    );
+    CREATE INDEX judgements_by_node ON judgements(node_id, judge_id, repeat);
+    CREATE INDEX judgements_by_judge ON judgements(judge_id);
+    CREATE TABLE presentations (
+        judgement_id TEXT NOT NULL REFERENCES judgements(id) ON DELETE CASCADE,
+        number INTEGER NOT NULL,
+        shown TEXT NOT NULL,          -- JSON array: node ids in the order shown
+        call_id TEXT,
+        raw TEXT NOT NULL,            -- the judge's answer, word for word
+        probabilities TEXT NOT NULL,  -- JSON object
+        label TEXT,                   -- read from the answer; NULL if unreadable
+        PRIMARY KEY (judgement_id, number)
+    ) WITHOUT ROWID;
+    CREATE TABLE scores (
+        judgement_id TEXT NOT NULL REFERENCES judgements(id) ON DELETE CASCADE,
+        node_id TEXT NOT NULL REFERENCES nodes(id) ON DELETE CASCADE,
+        unit TEXT NOT NULL,           -- probability, nats or points
+        value REAL NOT NULL,
+        PRIMARY KEY (judgement_id, node_id)
+    ) WITHOUT ROWID;
+    CREATE INDEX scores_by_node ON scores(node_id);
+    CREATE TABLE verdicts (
+        judgement_id TEXT NOT NULL REFERENCES judgements(id) ON DELETE CASCADE,
+        first_id TEXT NOT NULL REFERENCES nodes(id) ON DELETE CASCADE, -- of a win: the winner
+        second_id TEXT NOT NULL REFERENCES nodes(id) ON DELETE CASCADE,
+        outcome TEXT NOT NULL CHECK (outcome IN ('win', 'tie', 'both_bad', 'unstable', 'abstain')),
+        margin REAL,                  -- difference of scores, in unit
+        unit TEXT,
+        PRIMARY KEY (judgement_id, first_id, second_id)
+    ) WITHOUT ROWID;
+    CREATE INDEX verdicts_by_first ON verdicts(first_id);
+    CREATE INDEX verdicts_by_second ON verdicts(second_id);
+    """)
+
+
+@migrations()
+def m004_calls(db: Database) -> None:
+    """The call log: what was asked of models. Prompts are not kept; a use says how to render its prompt again."""
+    db.executescript("""
+    CREATE TABLE calls (
+        id TEXT PRIMARY KEY,          -- digest of model identity, prompt and request
+        kind TEXT NOT NULL CHECK (kind IN ('chat', 'score', 'embed')),
+        model_id TEXT NOT NULL REFERENCES models(id),
+        request TEXT NOT NULL,        -- JSON: sampling, seed, n, choices, schema digest, digests of scored replies
+        messages_digest TEXT NOT NULL,-- over the rendered messages
+        prompt_digest TEXT NOT NULL,  -- over the prompt's tokens where the backend sees them
+        answer TEXT NOT NULL,         -- JSON
+        tokens_in INTEGER,
+        tokens_cached INTEGER,        -- of tokens_in, not read again
+        tokens_out INTEGER,
+        first_token_s REAL,           -- seconds
+        seconds REAL NOT NULL,
+        attempts TEXT,                -- JSON array of the attempts that failed before the answer came
+        at REAL NOT NULL
+    );
+    CREATE TABLE uses (
+        call_id TEXT NOT NULL REFERENCES calls(id),
+        run_id TEXT NOT NULL REFERENCES runs(id) ON DELETE CASCADE,
+        tree_id TEXT NOT NULL,
+        node_id TEXT NOT NULL,        -- where the prompt's path ends; the tree for an opening
+        role TEXT NOT NULL,
+        purpose TEXT NOT NULL,        -- speak, speak.reroll1, judge.0 ...
+        prompt_id TEXT NOT NULL REFERENCES prompts(id),
+        tail TEXT NOT NULL,           -- JSON: what the prompt's last part was given
+        epoch INTEGER NOT NULL DEFAULT 0, -- how often the middle of the path had been cut
+        PRIMARY KEY (call_id, run_id, node_id, role, purpose)
+    ) WITHOUT ROWID;
+    CREATE INDEX uses_by_run ON uses(run_id, role);
+    CREATE INDEX uses_by_tree ON uses(tree_id);
+    CREATE TABLE failures (
+        id INTEGER PRIMARY KEY,
+        run_id TEXT NOT NULL REFERENCES runs(id) ON DELETE CASCADE,
+        tree_id TEXT NOT NULL,
+        node_id TEXT NOT NULL,
+        role TEXT NOT NULL,
+        purpose TEXT NOT NULL,
+        call_id TEXT NOT NULL,        -- the call that got no answer
+        kind TEXT NOT NULL,           -- timeout, unavailable, rate_limited, died, bad_answer ...
+        message TEXT NOT NULL,
+        attempts TEXT NOT NULL,       -- JSON array
+        at REAL NOT NULL,
+        resolved_at REAL              -- when the same call was answered after all
+    );
+    CREATE INDEX failures_by_run ON failures(run_id, kind);
+    CREATE INDEX failures_by_call ON failures(call_id);
+    """)
+
+
+@migrations()
+def m005_jobs(db: Database) -> None:
+    """Who is at work on what, what they were told to do, and what happened: the same for runs and all later jobs."""
+    db.executescript("""
+    CREATE TABLE locks (
+        job_id TEXT PRIMARY KEY,      -- a run's id, or that of another long job
+        kind TEXT NOT NULL,           -- run, training, growing ...
+        host TEXT NOT NULL,
+        pid INTEGER NOT NULL,
+        process_started REAL NOT NULL,-- start time of that process: a reused pid is told apart
+        taken_at REAL NOT NULL,
+        heartbeat_at REAL NOT NULL,
+        socket TEXT                   -- where token deltas can be read, if anywhere
+    ) WITHOUT ROWID;
+    CREATE TABLE commands (
+        id INTEGER PRIMARY KEY,
+        job_id TEXT NOT NULL,
+        verb TEXT NOT NULL,
+        args TEXT NOT NULL,           -- JSON
+        asked_by TEXT NOT NULL,
+        asked_at REAL NOT NULL,
+        state TEXT NOT NULL DEFAULT 'asked' CHECK (state IN ('asked', 'taken', 'done', 'refused')),
+        result TEXT,                  -- JSON
+        done_at REAL
+    );
+    CREATE INDEX commands_by_job ON commands(job_id, state);
+    CREATE TABLE events (
+        seq INTEGER PRIMARY KEY,
+        job_id TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        data TEXT NOT NULL,           -- JSON
+        at REAL NOT NULL
+    );
+    CREATE INDEX events_by_job ON events(job_id, seq);
+    """)
+
+
+@migrations()
+def m006_views_and_search(db: Database) -> None:
+    """Trees, paths and pairs for plain sqlite3, and the full-text index over messages."""
+    db.executescript("""
+    CREATE VIEW personas AS           -- who each tree was played with, and which split that puts it in
+    SELECT t.id AS tree_id, t.run_id, t.profile_id, t.personality_id, p.text AS profile, q.text AS personality,
+           CASE WHEN p.split = q.split THEN p.split ELSE 'unused' END AS split
+    FROM trees t LEFT JOIN profiles p ON p.id = t.profile_id LEFT JOIN personalities q ON q.id = t.personality_id;
+
+    CREATE VIEW tree_messages AS      -- every message with its marks: the tree, readable
+    SELECT n.tree_id, n.turn, n.speaker, n.role, n.text, c.node_id IS NOT NULL AS continued, c.policy,
+           n.hinted, n.drift, n.id, n.parent_id
+    FROM nodes n LEFT JOIN continued c ON c.node_id = n.id;
+
+    CREATE VIEW paths AS              -- one row a message of each conversation that ends in a leaf
+    WITH RECURSIVE up(leaf_id, node_id, steps) AS (
+        SELECT id, id, 0 FROM nodes leaf WHERE NOT EXISTS (SELECT 1 FROM nodes WHERE parent_id = leaf.id)
+        UNION ALL
+        SELECT up.leaf_id, n.parent_id, up.steps + 1 FROM up JOIN nodes n ON n.id = up.node_id
+        WHERE n.parent_id IS NOT NULL)
+    SELECT up.leaf_id, up.steps, n.tree_id, n.turn, n.speaker, n.role, n.text, n.id
+    FROM up JOIN nodes n ON n.id = up.node_id;
+
+    CREATE VIEW current_verdicts AS   -- of each judge, the latest complete judgement that covers both siblings
+    SELECT v.*, j.node_id AS turn_id, j.judge_id, g.name AS judge, j.repeat
+    FROM verdicts v JOIN judgements j ON j.id = v.judgement_id JOIN judges g ON g.id = j.judge_id
+    WHERE j.complete AND NOT EXISTS (
+        SELECT 1 FROM judgements k
+        WHERE k.node_id = j.node_id AND k.judge_id = j.judge_id AND k.complete AND k.repeat > j.repeat
+          AND EXISTS (SELECT 1 FROM json_each(k.covers) WHERE value = v.first_id)
+          AND EXISTS (SELECT 1 FROM json_each(k.covers) WHERE value = v.second_id));
+
+    CREATE VIEW pairs AS              -- chosen and rejected under one parent
+    SELECT n.tree_id, v.turn_id, v.judge_id, v.judge, v.margin, v.unit,
+           v.first_id AS chosen_id, n.text AS chosen, v.second_id AS rejected_id, m.text AS rejected
+    FROM current_verdicts v JOIN nodes n ON n.id = v.first_id JOIN nodes m ON m.id = v.second_id
+    WHERE v.outcome = 'win' AND n.digest <> m.digest;
+
+    CREATE VIRTUAL TABLE node_words USING fts5(words, content='', tokenize='unicode61 remove_diacritics 2');
+    """)

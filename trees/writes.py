@@ -1,0 +1,305 @@
+"""Values as SQL writes. Each function returns the statements that keep one value; nothing is executed here.
+
+A write is a statement and its parameters. Whoever executes a list of them does so in one transaction, so what one
+function returns is kept whole or not at all. All text passes `escape`; JSON columns hold canonical JSON, which is
+ASCII and needs none (but for NUL, which canonical JSON escapes too).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+
+from trees.ids import canonical_json, digest_of
+from trees.personas import Personality, Profile
+from trees.text import escape, search_form
+from trees.values import Call, CallFailure, Continued, Judgement, Ledger, Node, RunState, Turn, Use
+
+Write = tuple[str, tuple[object, ...]]
+
+
+def _insert(table: str, columns: str, *, on_conflict: str = "") -> str:
+    marks = ", ".join("?" * len(columns.split(",")))
+    return f"INSERT INTO {table} ({columns}) VALUES ({marks}){on_conflict}"
+
+
+_KEEP_FIRST = " ON CONFLICT DO NOTHING"
+_CALL = _insert(
+    "calls",
+    "id, kind, model_id, request, messages_digest, prompt_digest, answer, tokens_in, tokens_cached, tokens_out, "
+    "first_token_s, seconds, attempts, at",
+    on_conflict=_KEEP_FIRST,
+)
+_USE = _insert(
+    "uses",
+    "call_id, run_id, tree_id, node_id, role, purpose, prompt_id, tail, epoch",
+    on_conflict=_KEEP_FIRST,
+)
+_NODE = _insert(
+    "nodes",
+    "id, tree_id, parent_id, turn, speaker, role, replica, origin, text, digest, reasoning, call_id, answer, "
+    "model_id, hinted, drift, rerolls, operation_id, at",
+)
+_WORDS = "INSERT INTO node_words (rowid, words) SELECT rowid, ? FROM nodes WHERE id = ?"
+_LEDGER = _insert("ledgers", "node_id, facts, sees_persona, call_id, dropped, failure", on_conflict=_KEEP_FIRST)
+_JUDGEMENT = _insert("judgements", "id, node_id, judge_id, repeat, covers, complete, cause, at")
+_PRESENTATION = _insert("presentations", "judgement_id, number, shown, call_id, raw, probabilities, label")
+_SCORE = _insert("scores", "judgement_id, node_id, unit, value")
+_VERDICT = _insert("verdicts", "judgement_id, first_id, second_id, outcome, margin, unit")
+_CONTINUED = _insert("continued", "node_id, policy, reason", on_conflict=_KEEP_FIRST)
+_TREE_GREW = "UPDATE trees SET turns = max(turns, ?), nodes = nodes + ?, updated_at = ? WHERE id = ?"
+
+
+def keep_profile(profile: Profile, *, source: str, split: str = "train") -> list[Write]:
+    sql = _insert("profiles", "id, text, facts, pronouns, split, source, added_at", on_conflict=_KEEP_FIRST)
+    facts = canonical_json(list(profile.facts))
+    return [(sql, (profile.id, escape(profile.text), facts, profile.pronouns, split, escape(source), time.time()))]
+
+
+def keep_personality(personality: Personality, *, source: str, split: str = "train") -> list[Write]:
+    sql = _insert("personalities", "id, text, traits, pronouns, split, source, added_at", on_conflict=_KEEP_FIRST)
+    traits = canonical_json(list(personality.traits))
+    values = (personality.id, escape(personality.text), traits, personality.pronouns, split, escape(source), time.time())
+    return [(sql, values)]
+
+
+def keep_prompt(prompt_id: str, role: str, text: str, note: str | None = None) -> list[Write]:
+    sql = _insert("prompts", "id, role, text, note, added_at", on_conflict=_KEEP_FIRST)
+    return [(sql, (prompt_id, role, escape(text), escape(note) if note else None, time.time()))]
+
+
+def keep_model(model_id: str, label: str, identity: Mapping[str, object]) -> list[Write]:
+    sql = _insert("models", "id, backend, label, identity", on_conflict=_KEEP_FIRST)
+    return [(sql, (model_id, identity["backend"], label, canonical_json(dict(identity))))]
+
+
+def keep_judge(judge_id: str, name: str, kind: str, spec: Mapping[str, object]) -> list[Write]:
+    sql = _insert("judges", "id, name, kind, spec", on_conflict=_KEEP_FIRST)
+    return [(sql, (judge_id, name, kind, canonical_json(dict(spec))))]
+
+
+def keep_run(
+    run_id: str, kind: str, name: str, seed: int, identity: Mapping[str, object], operation: Mapping[str, object]
+) -> list[Write]:
+    sql = _insert(
+        "runs",
+        "id, kind, name, seed, identity, operation, state, created_at, updated_at",
+        on_conflict=_KEEP_FIRST,
+    )
+    now = time.time()
+    frozen, current = canonical_json(dict(identity)), canonical_json(dict(operation))
+    return [(sql, (run_id, kind, escape(name), seed, frozen, current, "new", now, now))]
+
+
+def keep_revision(run_id: str, revision: int, prompts: Mapping[str, str], asked_by: str) -> list[Write]:
+    sql = _insert("revisions", "run_id, revision, prompts, asked_by, at", on_conflict=_KEEP_FIRST)
+    return [(sql, (run_id, revision, canonical_json(dict(prompts)), asked_by, time.time()))]
+
+
+def keep_tree(
+    tree_id: str,
+    run_id: str,
+    position: int,
+    profile_id: str | None,
+    personality_id: str | None,
+    *,
+    title: str,
+    revision: int = 0,
+) -> list[Write]:
+    columns = "id, run_id, position, profile_id, personality_id, revision, state, title, updated_at"
+    sql = _insert("trees", columns, on_conflict=_KEEP_FIRST)
+    at = time.time()
+    return [(sql, (tree_id, run_id, position, profile_id, personality_id, revision, "growing", escape(title), at))]
+
+
+def pin_revision(tree_id: str, revision: int) -> list[Write]:
+    """Play a tree that has no message yet under a later revision of its run's prompts."""
+    return [("UPDATE trees SET revision = ? WHERE id = ? AND nodes = 0", (revision, tree_id))]
+
+
+def set_run_state(run_id: str, state: RunState, reason: str | None = None) -> list[Write]:
+    sql = "UPDATE runs SET state = ?, reason = ?, updated_at = ? WHERE id = ?"
+    return [(sql, (state, escape(reason) if reason else None, time.time(), run_id))]
+
+
+def set_operation_fields(run_id: str, operation: Mapping[str, object]) -> list[Write]:
+    """Replace the half of a run's configuration that may change at any time."""
+    sql = "UPDATE runs SET operation = ?, updated_at = ? WHERE id = ?"
+    return [(sql, (canonical_json(dict(operation)), time.time(), run_id))]
+
+
+def finish_tree(tree_id: str) -> list[Write]:
+    return [("UPDATE trees SET state = 'done', cause = NULL, updated_at = ? WHERE id = ?", (time.time(), tree_id))]
+
+
+def fail_tree(tree_id: str, turn: int, kind: str, message: str) -> list[Write]:
+    cause = canonical_json({"turn": turn, "kind": kind, "message": message})
+    sql = "UPDATE trees SET state = 'failed', cause = ?, updated_at = ? WHERE id = ?"
+    return [(sql, (cause, time.time(), tree_id))]
+
+
+def reopen_tree(tree_id: str) -> list[Write]:
+    return [("UPDATE trees SET state = 'growing', cause = NULL, updated_at = ? WHERE id = ?", (time.time(), tree_id))]
+
+
+def keep_call(call: Call, use: Use) -> list[Write]:
+    """A call's answer and why it was asked. An answer that is stored already stays as it is."""
+    row = (
+        call.id,
+        call.kind,
+        call.model_id,
+        canonical_json(dict(call.request)),
+        call.messages_digest,
+        call.prompt_digest,
+        canonical_json(dict(call.answer)),
+        call.tokens_in,
+        call.tokens_cached,
+        call.tokens_out,
+        call.first_token_s,
+        call.seconds,
+        canonical_json([dict(a) for a in call.attempts]) if call.attempts else None,
+        time.time(),
+    )
+    return [(_CALL, row), *keep_use(use)]
+
+
+def keep_use(use: Use) -> list[Write]:
+    tail = canonical_json(dict(use.tail))
+    ids = (use.call_id, use.run_id, use.tree_id, use.node_id, use.role, use.purpose, use.prompt_id)
+    return [(_USE, (*ids, tail, use.epoch))]
+
+
+def keep_failure(failure: CallFailure) -> list[Write]:
+    columns = "run_id, tree_id, node_id, role, purpose, call_id, kind, message, attempts, at"
+    place = (failure.run_id, failure.tree_id, failure.node_id, failure.role, failure.purpose, failure.call_id)
+    attempts = canonical_json([dict(a) for a in failure.attempts])
+    row = (*place, failure.kind, escape(failure.message), attempts, time.time())
+    return [(_insert("failures", columns), row)]
+
+
+def resolve_failures(call_id: str) -> list[Write]:
+    """Note that a call which had failed was answered after all."""
+    return [("UPDATE failures SET resolved_at = ? WHERE call_id = ? AND resolved_at IS NULL", (time.time(), call_id))]
+
+
+def keep_turn(turn: Turn) -> list[Write]:
+    """All of a turn, and the tree's counts."""
+    nodes = [*([turn.user] if turn.new_user else []), *turn.replies]
+    writes = [write for node in nodes for write in _keep_node(node)]
+    if turn.ledger is not None:
+        writes += _keep_ledger(turn.ledger)
+    for judgement in turn.judgements:
+        writes += keep_judgement(judgement)
+    writes += [_keep_continued(mark) for mark in turn.continued]
+    writes.append((_TREE_GREW, (turn.user.turn, len(nodes), time.time(), turn.user.tree_id)))
+    return writes
+
+
+def _keep_node(node: Node) -> list[Write]:
+    row = (
+        node.id,
+        node.tree_id,
+        node.parent_id,
+        node.turn,
+        node.speaker,
+        node.role,
+        node.replica,
+        node.origin,
+        escape(node.text),
+        node.digest,
+        None if node.reasoning is None else escape(node.reasoning),
+        node.call_id,
+        node.answer,
+        node.model_id,
+        int(node.hinted),
+        node.drift,
+        node.rerolls,
+        node.operation_id,
+        time.time(),
+    )
+    return [(_NODE, row), (_WORDS, (search_form(node.text), node.id))]
+
+
+def _keep_ledger(ledger: Ledger) -> list[Write]:
+    facts = canonical_json(list(ledger.facts))
+    failure = None if ledger.failure is None else escape(ledger.failure)
+    return [(_LEDGER, (ledger.node_id, facts, int(ledger.sees_persona), ledger.call_id, ledger.dropped, failure))]
+
+
+def _keep_continued(mark: Continued) -> Write:
+    return (_CONTINUED, (mark.node_id, mark.policy, mark.reason))
+
+
+def keep_judgement(judgement: Judgement) -> list[Write]:
+    """A judgement with its presentations, scores and verdicts."""
+    head = (
+        judgement.id,
+        judgement.node_id,
+        judgement.judge_id,
+        judgement.repeat,
+        canonical_json(list(judgement.covers)),
+        int(judgement.complete),
+        None if judgement.cause is None else escape(judgement.cause),
+        time.time(),
+    )
+    writes: list[Write] = [(_JUDGEMENT, head)]
+    for number, shown in enumerate(judgement.presentations):
+        order, odds = canonical_json(list(shown.order)), canonical_json(dict(shown.probabilities))
+        label = None if shown.label is None else escape(shown.label)
+        row = (judgement.id, number, order, shown.call_id, escape(shown.raw), odds, label)
+        writes.append((_PRESENTATION, row))
+    for score in judgement.scores:
+        writes.append((_SCORE, (judgement.id, score.node_id, score.unit, score.value)))
+    for v in judgement.verdicts:
+        writes.append((_VERDICT, (judgement.id, v.first_id, v.second_id, v.outcome, v.margin, v.unit)))
+    return writes
+
+
+def keep_operation(
+    run_id: str, tree_id: str, node_id: str, kind: str, number: int, args: Mapping[str, object], asked_by: str
+) -> tuple[str, list[Write]]:
+    """The id of something a person did at a node, and its row."""
+    operation = digest_of("operation", run_id, node_id, kind, number)
+    sql = _insert("operations", "id, tree_id, node_id, kind, number, args, asked_by, at")
+    row = (operation, tree_id, node_id, kind, number, canonical_json(dict(args)), escape(asked_by), time.time())
+    return operation, [(sql, row)]
+
+
+def keep_event(job_id: str, kind: str, data: Mapping[str, object]) -> list[Write]:
+    sql = _insert("events", "job_id, kind, data, at")
+    return [(sql, (job_id, kind, canonical_json(dict(data)), time.time()))]
+
+
+def delete_run(run_id: str) -> list[Write]:
+    """Everything of a run; calls, prompts, models and judges that another run still uses stay."""
+    trees = "SELECT id FROM trees WHERE run_id = ?"
+    nodes = f"SELECT id FROM nodes WHERE tree_id IN ({trees})"
+    statements = (
+        f"INSERT INTO node_words (node_words, rowid, words) "
+        f"SELECT 'delete', rowid, search_form(text) FROM nodes WHERE tree_id IN ({trees})",
+        f"DELETE FROM judgements WHERE node_id IN ({nodes})",
+        f"UPDATE nodes SET parent_id = NULL WHERE tree_id IN ({trees})",
+        f"DELETE FROM nodes WHERE tree_id IN ({trees})",
+        "DELETE FROM trees WHERE run_id = ?",
+        "DELETE FROM runs WHERE id = ?",
+        "DELETE FROM locks WHERE job_id = ?",
+        "DELETE FROM commands WHERE job_id = ?",
+        "DELETE FROM events WHERE job_id = ?",
+    )
+    return [*((sql, (run_id,)) for sql in statements), *prune_shared()]
+
+
+def prune_shared() -> list[Write]:
+    """Calls that no run uses, and what only they held on to."""
+    statements = (
+        "DELETE FROM calls WHERE NOT EXISTS (SELECT 1 FROM uses WHERE uses.call_id = calls.id)",
+        "DELETE FROM judges WHERE id NOT IN (SELECT judge_id FROM judgements)",
+        "DELETE FROM models WHERE id NOT IN (SELECT model_id FROM calls) "
+        "AND id NOT IN (SELECT model_id FROM nodes WHERE model_id IS NOT NULL)",
+    )
+    return [(sql, ()) for sql in statements]
+
+
+def in_one(lists: Iterable[Sequence[Write]]) -> list[Write]:
+    """Several lists of writes as one, to be kept together."""
+    return [write for writes in lists for write in writes]

@@ -1,0 +1,42 @@
+"""The commands, a module for each group of them. `COMMANDS` is what `espalier --help` lists."""
+
+from __future__ import annotations
+
+import click
+
+from tui.commands import (
+    branching,
+    chat,
+    checking,
+    models,
+    personas,
+    playing,
+    prompts,
+    reading,
+    status,
+    steering,
+    storing,
+)
+
+COMMANDS: tuple[click.Command, ...] = (
+    playing.init,
+    playing.run,
+    playing.resume,
+    playing.engine,
+    status.status,
+    steering.pause,
+    steering.stop,
+    steering.set_,
+    reading.trees,
+    reading.show,
+    reading.search,
+    branching.branch,
+    branching.judge,
+    checking.verify,
+    checking.export,
+    chat.chat,
+    personas.personas,
+    prompts.prompts,
+    models.models,
+    storing.store,
+)

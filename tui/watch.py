@@ -1,0 +1,167 @@
+"""`status --watch`: a run that is being played elsewhere, with what its models are writing at this moment.
+
+The figures come from the store. The lanes come from the engine's socket, if it is on this machine; without it, or
+when it goes away, the figures are shown all the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
+
+from tui.console import console, duration, say
+from tui.progress import LINE_EVERY_S, Rate, in_a_line, tokens_of
+from tui.sanitise import one_line
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from trees.jobs import Lock
+    from trees.store import Store
+
+DRAW_EVERY_S = 0.5
+SILENT_S = 3.0
+"""A lane that nothing was written in for so long is taken away."""
+LANES = 12
+"""Lanes shown at once, at most."""
+TAIL = 400
+"""Characters of a lane that are kept."""
+
+
+class Lanes:
+    """The ends of what models are writing, one lane an answer, the latest last."""
+
+    def __init__(self) -> None:
+        self._texts: OrderedDict[tuple[str, str, str, int], str] = OrderedDict()
+        self._heard: dict[tuple[str, str, str, int], float] = {}
+
+    def take(self, line: bytes, now: float) -> None:
+        """One delta as the engine sends it; what is no delta is passed over."""
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            delta = json.loads(line)
+            key = (str(delta["tree"]), str(delta["role"]), str(delta["purpose"]), int(delta["answer"]))
+            self._texts[key] = (self._texts.pop(key, "") + str(delta["text"]))[-TAIL:]
+            self._heard[key] = now
+
+    def shown(self, now: float, width: int) -> list[tuple[str, str]]:
+        """Who is speaking, and the end of what they have written so far."""
+        for key in [key for key, heard in self._heard.items() if now - heard > SILENT_S]:
+            del self._heard[key], self._texts[key]
+        lanes = list(self._texts.items())[-LANES:]
+        return [(f"{tree[:8]} {one_line(role, 24)}", _end(text, width)) for (tree, role, _, _), text in lanes]
+
+
+def _end(text: str, width: int) -> str:
+    flat = one_line(text, 4 * TAIL)
+    return flat if len(flat) <= width else "... " + flat[-(width - 4) :]
+
+
+async def watch(store: Store, run_id: str, *, as_json: bool) -> None:
+    """Show a run until its engine leaves, or until interrupted."""
+    from trees.jobs import live_engine
+    from tui.facts import run_facts
+
+    lock = live_engine(store, run_id)
+    if as_json:
+        await _watch_as_json(store, run_id)
+        return
+    if lock is None:
+        say(f"no engine is at work on run {run_id[:8]}; this is how it stands", stderr=True)
+    else:
+        await _follow(store, run_id, lock)
+    from tui.statusview import say_facts
+
+    say_facts(run_facts(store, store.run(run_id)))
+
+
+async def _watch_as_json(store: Store, run_id: str) -> None:
+    """One JSON document a line, for programs."""
+    from trees.jobs import live_engine
+    from tui.facts import run_facts
+
+    while True:
+        live = live_engine(store, run_id)
+        print(json.dumps(run_facts(store, store.run(run_id)), sort_keys=True), flush=True)
+        if live is None:
+            return
+        await asyncio.sleep(DRAW_EVERY_S)
+
+
+async def _follow(store: Store, run_id: str, lock: Lock) -> None:
+    lanes = Lanes()
+    listening = asyncio.create_task(_listen(lock.socket, lanes))
+    try:
+        if console().is_terminal and not console().is_dumb_terminal:
+            await _draw(store, run_id, lanes)
+        else:
+            await _tell(store, run_id)
+    finally:
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
+
+
+async def _listen(socket: str | None, lanes: Lanes) -> None:
+    if socket is None:
+        return
+    with contextlib.suppress(OSError):
+        reader, writer = await asyncio.open_unix_connection(socket)
+        try:
+            while line := await reader.readline():
+                lanes.take(line, time.monotonic())
+        finally:
+            writer.close()
+
+
+async def _tell(store: Store, run_id: str) -> None:
+    from trees.jobs import live_engine
+    from tui.facts import progress_facts
+
+    rate = Rate()
+    while live_engine(store, run_id) is not None:
+        facts = progress_facts(store, store.run(run_id))
+        say(in_a_line(facts, rate.add(time.monotonic(), tokens_of(facts))))
+        await _sleep_while_live(store, run_id)
+
+
+async def _sleep_while_live(store: Store, run_id: str) -> None:
+    """Until the next line is due, or the engine has left."""
+    from trees.jobs import live_engine
+
+    until = time.monotonic() + LINE_EVERY_S
+    while time.monotonic() < until and live_engine(store, run_id) is not None:
+        await asyncio.sleep(DRAW_EVERY_S)
+
+
+async def _draw(store: Store, run_id: str, lanes: Lanes) -> None:
+    from rich.live import Live
+
+    from trees.jobs import live_engine
+    from tui.facts import progress_facts
+
+    rate, out = Rate(), console()
+    with Live(console=out, auto_refresh=False, transient=True) as live:
+        while (lock := live_engine(store, run_id)) is not None:
+            row = store.run(run_id)
+            facts = progress_facts(store, row)
+            now = time.monotonic()
+            told = in_a_line(facts, rate.add(now, tokens_of(facts)))
+            heading = f"{run_id[:8]} {row.state}, pid {lock.pid}, heard of {duration(time.time() - lock.heartbeat_at)} ago"
+            live.update(_picture(heading, told, lanes.shown(now, max(out.width - 36, 20))), refresh=True)
+            await asyncio.sleep(DRAW_EVERY_S)
+
+
+def _picture(heading: str, told: str, lanes: list[tuple[str, str]]) -> RenderableType:
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    table: Any = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="bold", no_wrap=True, width=34)
+    table.add_column(no_wrap=True)
+    for who, text in lanes:
+        table.add_row(Text(who), Text(text))
+    return Group(Text(heading, style="bold"), Text(told, overflow="fold"), table)

@@ -31,10 +31,12 @@ from agents.models.protocol import (
 )
 from agents.retries import Attempt, RetryPolicy, with_retries
 from trees.call_log import CallLog
+from trees.errors import StoreError
 from trees.ids import digest_of, text_digest
 from trees.values import Call, CallFailure, Use
 
 Answer = TypeVar("Answer", ChatAnswer, ScoreAnswer)
+Kept = TypeVar("Kept")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,9 @@ class Gate(Protocol):
 
     def spent(self, model: str, usage: Usage, seconds: float) -> None:
         """Account for an answered call."""
+
+    def broke(self, error: StoreError) -> None:
+        """The store cannot be written: nothing may go on."""
 
 
 class Permits:
@@ -128,6 +133,8 @@ class Seat:
     """A loaded model with how it may be asked."""
 
     model: Model
+    model_id: str
+    """The model's identity, digested."""
     permits: Permits
     deadline_s: float
     """Longest wait for one attempt, in seconds."""
@@ -194,13 +201,13 @@ class Calls:
             async with asyncio.timeout(seat.deadline_s):
                 prepared = await seat.model.prepare(messages)
         except (ModelFailure, TimeoutError) as error:
-            unasked = id_of_call(seat.model.identity.id, kind, messages_digest(messages), asked)
+            unasked = id_of_call(seat.model_id, kind, messages_digest(messages), asked)
             raise await self._failed(asking, unasked, as_failure(error, seat.deadline_s), ()) from error
-        call_id = id_of_call(seat.model.identity.id, kind, prepared.digest, asked)
+        call_id = id_of_call(seat.model_id, kind, prepared.digest, asked)
         while (running := self._in_flight.get(call_id)) is not None:
             await asyncio.shield(running)
-        if (stored := self._log.answer(call_id)) is not None:
-            await self._log.keep_use(asking.use(call_id))
+        if (stored := self._log.answer(call_id, shareable="seed" not in asked)) is not None:
+            await self._kept(self._log.keep_use(asking.use(call_id)))
             return call_id, from_json(stored)
         self._in_flight[call_id] = done = asyncio.get_running_loop().create_future()
         try:
@@ -211,7 +218,7 @@ class Calls:
             call = Call(
                 id=call_id,
                 kind=kind,
-                model_id=seat.model.identity.id,
+                model_id=seat.model_id,
                 request=asked,
                 messages_digest=messages_digest(messages),
                 prompt_digest=prepared.digest,
@@ -223,12 +230,12 @@ class Calls:
                 seconds=seconds,
                 attempts=tuple(a.as_dict() for a in attempts),
             )
-            await self._log.keep(call, asking.use(call_id))
+            stands = await self._kept(self._log.keep(call, asking.use(call_id)))
             self._gate.spent(name, usage, seconds)
         finally:
             del self._in_flight[call_id]
             done.set_result(None)
-        return call_id, answer
+        return call_id, from_json(stands)
 
     async def _ask(
         self, name: str, ask: Callable[[], Awaitable[Answer]], asking: Asking, call_id: str
@@ -252,12 +259,20 @@ class Calls:
             raise await self._failed(asking, call_id, outcome.failure, outcome.attempts)
         return outcome.answer, outcome.attempts
 
+    async def _kept(self, keeping: Awaitable[Kept]) -> Kept:
+        """Wait for the store. What cannot be kept is no failure of the call: everything halts."""
+        try:
+            return await keeping
+        except StoreError as error:
+            self._gate.broke(error)
+            raise Halted(error.message) from error
+
     async def _failed(
         self, asking: Asking, call_id: str, failure: ModelFailure, attempts: tuple[Attempt, ...]
     ) -> CallFailed:
         place = (asking.run_id, asking.tree_id, asking.node_id, asking.role, asking.purpose, call_id)
         tried = tuple(a.as_dict() for a in attempts)
-        await self._log.keep_failure(CallFailure(*place, failure.kind, failure.message, tried))
+        await self._kept(self._log.keep_failure(CallFailure(*place, failure.kind, failure.message, tried)))
         return CallFailed(failure.kind, failure.message)
 
 

@@ -9,7 +9,7 @@ dropped and counted: a ledger holds what was revealed, not what a model can imag
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from agents.messages import InduceRequest, Line, Person, Reply
 from agents.models.protocol import ChatRequest, Message
@@ -102,15 +102,15 @@ def _ledger(request: InduceRequest, call_id: str, named: Sequence[str]) -> Ledge
     known = {_folded(fact) for fact in request.known}
     new = {_folded(fact): _SPACE.sub(" ", fact)[:MAX_FACT_CHARACTERS] for fact in named[:MAX_FACTS]}
     fresh = [fact for key, fact in new.items() if key and key not in known]
-    supported = [fact for fact in fresh if is_supported(fact, _words_of_user(request.history))]
+    said = _words_of_user(request.history) if fresh else set()
+    supported = [fact for fact in fresh if is_supported(fact, said)]
     sees = request.person is not None
     return Ledger(request.place.node_id, tuple(supported), sees, call_id, dropped=len(fresh) - len(supported))
 
 
-def is_supported(fact: str, said: Iterable[str]) -> bool:
+def is_supported(fact: str, said: frozenset[str] | set[str]) -> bool:
     """Whether a fact shares a content word with what the person wrote."""
-    words = content_stems(fact)
-    return not words.isdisjoint(said) if words else False
+    return not content_stems(fact).isdisjoint(said)
 
 
 def _words_of_user(history: Sequence[Line]) -> set[str]:

@@ -16,13 +16,14 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Literal
 
-from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, nodes
+from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError, nodes
 from jinja2.meta import find_undeclared_variables
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -66,25 +67,32 @@ class Prompt:
     kind: str
     text: str
 
-    @property
+    @cached_property
     def id(self) -> str:
         return digest_of("prompt", self.kind, self.text)
 
     @cached_property
-    def _templates(self) -> dict[str, object]:
+    def _templates(self) -> dict[str, Template]:
         return {name: _SANDBOX.from_string(source) for name, (_, source) in _sections(self.text).items()}
 
-    def has(self, section: str) -> bool:
-        """Whether the prompt has this section, with anything in it."""
-        return bool(_sections(self.text).get(section, (0, ""))[1].strip())
+    @cached_property
+    def _constant(self) -> dict[str, str]:
+        """What each section is when nothing is filled in, as far as that can be rendered at all."""
+        constant = {}
+        for name, template in self._templates.items():
+            with suppress(TemplateError, TypeError):
+                constant[name] = template.render(dict.fromkeys(VARIABLES[self.kind].get(name, ()))).strip()
+        return constant
 
     def render(self, section: str, **values: object) -> str:
         """A section with its variables filled in; empty if the prompt lacks it. Variables not given are None."""
         template = self._templates.get(section)
         if template is None:
             return ""
+        if not values and section in self._constant:
+            return self._constant[section]
         known = dict.fromkeys(VARIABLES[self.kind].get(section, ())) | values
-        return str(template.render(known)).strip()  # type: ignore[attr-defined]
+        return template.render(known).strip()
 
 
 def load_prompt(kind: str, name: str | None = None, folder: Path | None = None) -> Prompt:

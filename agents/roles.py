@@ -50,7 +50,7 @@ class Stage:
         return role.models[derive_seed(place.run_seed, place.node_id, role.name, "model") % len(role.models)]
 
     def model_id(self, model: str) -> str:
-        return self.calls.seats[model].model.identity.id
+        return self.calls.seats[model].model_id
 
     def seed(self, role: Role, place: Place, purpose: str, sample: int = 0, reroll: int = 0) -> int | None:
         """The seed of a sampled answer; None where sampling is greedy, so that such calls are shared."""

@@ -46,7 +46,7 @@ class User:
         prompt = stage.prompts[request.prompt_id]
         head = user_head(prompt, request.person)
         window = await stage.window(model, request.history, head, role.sampling.max_tokens)
-        messages = user_messages(prompt, request.person, request.history, place.turn, window)
+        messages = user_messages(prompt, request.person, request.history, place.turn, window, head)
         purpose = f"speak.{request.replica}"
         seed = stage.seed(role, place, purpose, reroll=reroll)
         call_id, answer = await stage.calls.chat(
@@ -80,9 +80,14 @@ def user_head(prompt: Prompt, person: Person) -> str:
 
 
 def user_messages(
-    prompt: Prompt, person: Person, history: Sequence[Line], turn: int, window: Window = WHOLE
+    prompt: Prompt,
+    person: Person,
+    history: Sequence[Line],
+    turn: int,
+    window: Window = WHOLE,
+    head: str | None = None,
 ) -> tuple[Message, ...]:
-    """The prompt for a person's next message."""
+    """The prompt for a person's next message; `head` saves rendering it where it is at hand."""
     opening = prompt.render("opening", profile=person.profile, personality=person.personality)
     tail = prompt.render("tail", turn=turn)
-    return user_view(user_head(prompt, person), opening, window.apply(history), tail)
+    return user_view(head if head is not None else user_head(prompt, person), opening, window.apply(history), tail)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)?")
 _STOP = frozenset(
@@ -22,12 +23,14 @@ def words_of(text: str) -> list[str]:
     return [match.group().casefold() for match in _WORD.finditer(text)]
 
 
-def content_stems(text: str) -> set[str]:
+@lru_cache(4096)
+def content_stems(text: str) -> frozenset[str]:
     """The stems of a text's content words."""
     plain = (word.replace("’", "'").split("'")[0] for word in words_of(text))
-    return {stem(word) for word in plain if word and word not in _STOP}
+    return frozenset(stem(word) for word in plain if word and word not in _STOP)
 
 
+@lru_cache(16384)
 def stem(word: str) -> str:
     """A word without its commonest English endings, so that `cooks`, `cooked` and `cooking` meet."""
     for ending in _ENDINGS:

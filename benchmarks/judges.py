@@ -46,10 +46,11 @@ JUDGES: Mapping[str, tuple[str, dict[str, object]]] = {
 class Forgetful:
     """A call log that keeps nothing: each case is asked once."""
 
-    def answer(self, call_id: str) -> dict[str, Any] | None:
+    def answer(self, call_id: str, *, shareable: bool) -> dict[str, Any] | None:
         return None
 
-    async def keep(self, call: Call, use: Use) -> None: ...
+    async def keep(self, call: Call, use: Use) -> dict[str, Any]:
+        return dict(call.answer)
 
     async def keep_use(self, use: Use) -> None: ...
 

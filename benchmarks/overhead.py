@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
+import os
 import resource
 import statistics
 import subprocess
@@ -19,9 +21,21 @@ import time
 from pathlib import Path
 from typing import Any
 
+os.environ["AUTOGEN_DISABLE_RUNTIME_TRACING"] = "true"
 sys.path.insert(0, str(Path(__file__).parent))
 
+from autogen_core import AgentId, MessageContext, RoutedAgent, SingleThreadedAgentRuntime, rpc
 from common import Bar, finish, say
+
+from agents.messages import Candidate, InduceRequest, JudgeRequest, Line, Place, RespondRequest, SpeakRequest
+from agents.person import person_of
+from simulation.cast import load_prompts, make_cast, open_models
+from simulation.config import make_config
+from simulation.engine import close_engine, open_engine
+from simulation.personas import seed_personalities, seed_profiles
+from simulation.runs import begin, plan_run
+from trees.personas import Profile
+from trees.store import Store
 
 TURNS = 5
 RESPONDERS = {"plain": {}, "warm": {"hint": True}, "brief": {"hint": True}}
@@ -39,12 +53,6 @@ def configuration(trees: int, in_flight: int) -> dict[str, Any]:
 
 async def play(path: Path, trees: int, in_flight: int) -> dict[str, float]:
     """Play a whole run; returns its figures."""
-    from simulation.cast import load_prompts, make_cast, open_models
-    from simulation.config import make_config
-    from simulation.engine import close_engine, open_engine
-    from simulation.runs import begin, plan_run
-    from trees.store import Store
-
     config = make_config(configuration(trees, in_flight), "the benchmark")
     models = await open_models(config)
     cast = make_cast(config, models, load_prompts(config, None))
@@ -75,9 +83,6 @@ async def play(path: Path, trees: int, in_flight: int) -> dict[str, float]:
 
 def personas(count: int) -> list[Any]:
     """As many personas as asked: the seeds crossed, and numbered beyond that."""
-    from simulation.personas import seed_personalities, seed_profiles
-    from trees.personas import Profile
-
     crossed = [(profile, personality) for profile in seed_profiles() for personality in seed_personalities()]
     made = []
     for number in range(count):
@@ -89,32 +94,28 @@ def personas(count: int) -> list[Any]:
     return made
 
 
+class Echo(RoutedAgent):
+    """The peer: gives every request back."""
+
+    @rpc
+    async def speak(self, message: SpeakRequest, ctx: MessageContext) -> SpeakRequest:
+        return message
+
+    @rpc
+    async def induce(self, message: InduceRequest, ctx: MessageContext) -> InduceRequest:
+        return message
+
+    @rpc
+    async def respond(self, message: RespondRequest, ctx: MessageContext) -> RespondRequest:
+        return message
+
+    @rpc
+    async def judge(self, message: JudgeRequest, ctx: MessageContext) -> JudgeRequest:
+        return message
+
+
 async def echo_rate(requests: int) -> float:
     """RPCs a second to an AutoGen agent that echoes the requests of such a play, 256 in flight."""
-    import os
-
-    os.environ["AUTOGEN_DISABLE_RUNTIME_TRACING"] = "true"
-    from autogen_core import AgentId, MessageContext, RoutedAgent, SingleThreadedAgentRuntime, rpc
-
-    from agents.messages import InduceRequest, JudgeRequest, RespondRequest, SpeakRequest
-
-    class Echo(RoutedAgent):
-        @rpc
-        async def speak(self, message: SpeakRequest, ctx: MessageContext) -> SpeakRequest:
-            return message
-
-        @rpc
-        async def induce(self, message: InduceRequest, ctx: MessageContext) -> InduceRequest:
-            return message
-
-        @rpc
-        async def respond(self, message: RespondRequest, ctx: MessageContext) -> RespondRequest:
-            return message
-
-        @rpc
-        async def judge(self, message: JudgeRequest, ctx: MessageContext) -> JudgeRequest:
-            return message
-
     runtime = SingleThreadedAgentRuntime()
     await Echo.register(
         runtime, "echo", lambda: Echo(""), skip_class_subscriptions=True, skip_direct_message_subscription=True
@@ -136,9 +137,6 @@ async def echo_rate(requests: int) -> float:
 
 def sample_messages() -> list[Any]:
     """The requests of one tree, in the proportions of a play: speak, induce, three times respond, judge, each turn."""
-    from agents.messages import Candidate, InduceRequest, JudgeRequest, Line, Place, RespondRequest, SpeakRequest
-    from agents.person import person_of
-
     profile, personality = personas(1)[0]
     person = person_of(profile, personality)
     said = "I walked down to the harbour before work and the gulls had got into the bins again."
@@ -171,8 +169,6 @@ def sample_messages() -> list[Any]:
 
 def in_child(*arguments: str) -> dict[str, float]:
     """One part of the benchmark in a process of its own, so that memory and caches are its own."""
-    import json
-
     command = [sys.executable, __file__, *arguments]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
     result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
@@ -180,8 +176,6 @@ def in_child(*arguments: str) -> dict[str, float]:
 
 
 def child(part: str, trees: int, in_flight: int) -> None:
-    import json
-
     if part == "echo":
         print(json.dumps({"rpc_per_s": asyncio.run(echo_rate(trees))}))
         return

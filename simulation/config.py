@@ -241,6 +241,8 @@ def _filled_in(given: dict[str, Any], preset: dict[str, Any]) -> dict[str, Any]:
             merged[key] = value
         elif isinstance(value, dict) and isinstance(mine, dict) and key not in ("responders", "judges"):
             merged[key] = {**value, **mine}
+    if "judges" in given and "judge" not in given and isinstance(given["judges"], dict):
+        merged["judge"] = next(iter(given["judges"]), "")
     return merged
 
 

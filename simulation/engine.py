@@ -65,8 +65,9 @@ class Engine:
         self._lock = lock
         self._writer = Writer(store.path)
         self.gate = Gate(config.limits, _prices(config), spent_so_far(store, run.id))
+        self._asked_before = self.gate.used.calls
         seats = {name: seat_of(model, config.models[name]) for name, model in cast.models.items()}
-        self._calls = Calls(seats, StoreCallLog(store, self._writer), self.gate)
+        self._calls = Calls(seats, StoreCallLog(store, self._writer, run.id), self.gate)
         self._revisions = store.revisions(run.id)
         self._stage = Stage(self._calls, _all_prompts(store, self._revisions))
         self._bus = Bus(make_actors(cast, self._stage))
@@ -75,10 +76,13 @@ class Engine:
         self._operating = asyncio.Lock()
         self._handling: set[asyncio.Task[None]] = set()
         self._deltas = DeltaServer(socket_path(store.path, run.id), self._listen)
-        self.failure: BaseException | None = None
-        """What ended the engine before its time; None if nothing did."""
 
     # From outside
+
+    @property
+    def failure(self) -> StoreError | None:
+        """What ended the engine before its time; None if nothing did."""
+        return self.gate.failure
 
     def stop(self, reason: str) -> None:
         """Start no further call; what is in flight is finished and kept."""
@@ -96,9 +100,9 @@ class Engine:
             if play:
                 await self._play_owed()
             await self._finish_commands()
-        except StoreError as error:
-            self.failure = error
-            self.stop(error.message)
+        except* StoreError as group:
+            error = group.exceptions[0]
+            self.gate.broke(error if isinstance(error, StoreError) else StoreError(str(error)))
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
@@ -177,8 +181,7 @@ class Engine:
                     beaten = time.monotonic()
                 await self._take_commands()
             except StoreError as error:
-                self.failure = error
-                self.stop(error.message)
+                self.gate.broke(error)
                 return
             await asyncio.sleep(POLL_S)
 
@@ -332,10 +335,11 @@ class Engine:
         await self._deltas.close()
         state, reason = how_it_stands(self._store, self.run_row.id, self.gate.halted)
         try:
-            await self._note(state, "engine.left", {"state": state, "reason": reason}, reason)
+            asked = self.gate.used.calls - self._asked_before
+            await self._note(state, "engine.left", {"state": state, "reason": reason, "asked": asked}, reason)
             await self._writer.commit(release(self._lock))
         except StoreError as error:
-            self.failure = self.failure or error
+            self.gate.broke(error)
         finally:
             await self._writer.close()
         return state

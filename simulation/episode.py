@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from agents.bus import HALTED, Bus
 from agents.calls import Halted
@@ -35,7 +36,7 @@ from simulation.branching import choose
 from simulation.config import BranchingConfig
 from trees.ids import node_id
 from trees.tree import ConversationTree
-from trees.values import Continued, Judgement, Ledger, Node, Turn
+from trees.values import Continued, Judgement, Ledger, Node, Speaker, Turn
 from trees.writer import Writer
 from trees.writes import fail_tree, finish_tree, in_one, keep_turn
 
@@ -60,7 +61,8 @@ class Scene:
     """Awaited before each level: waits while the run is paused, raises Halted when it stops."""
 
     def responders(self) -> list[Role]:
-        return [role for name, role in self.roles.items() if name.startswith("responder.")]
+        """By name: the order of a file is not part of what a run is."""
+        return [role for name, role in sorted(self.roles.items()) if name.startswith("responder.")]
 
 
 @dataclass(frozen=True)
@@ -185,7 +187,7 @@ async def respond(
     replica: str = "",
     operation_id: str | None = None,
 ) -> tuple[Node, ...]:
-    """The replies of all responders, as siblings in the order of the configuration.
+    """The replies of all responders, as siblings in the order of their names.
 
     A responder that fails is missing among them (its failure is kept). Raises TurnFailed if none answers.
     """
@@ -272,7 +274,13 @@ def open_branches(tree: ConversationTree, last_turn: int) -> list[Branch]:
 
 def lines_of(path: Sequence[Node]) -> tuple[Line, ...]:
     """A path as everybody hears it."""
-    return tuple(Line(speaker=node.speaker, text=node.text) for node in path)
+    return tuple(_line(node.speaker, node.text) for node in path)
+
+
+@lru_cache(8192)
+def _line(speaker: Speaker, text: str) -> Line:
+    """Each message is heard by every role of every later turn: made once."""
+    return Line(speaker=speaker, text=text)
 
 
 async def _try_turn(scene: Scene, tree: ConversationTree, person: Person, branch: Branch) -> Turn | TurnFailed:

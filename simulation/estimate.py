@@ -1,8 +1,8 @@
 """What a run would take: calls and tokens of each role, as ranges, before any model is asked.
 
-The low end has short answers and nothing asked twice; the high end has the longest answers that the sampling allows
-and every re-roll and repeat. Tokens are estimated from characters; a prefix that a backend has cached is read only
-once, so the tokens really read lie well below the figure given.
+The low end has short answers and nothing asked twice; the high end has the longest answers that the sampling
+allows and every re-roll and repeat. Tokens are estimated from characters; a prefix that a backend has cached
+is read only once, so the tokens really read lie well below the figure given.
 """
 
 from __future__ import annotations
@@ -68,7 +68,13 @@ def estimate(cast: Cast, personas: Sequence[Persona]) -> Estimate:
     ends = (levels(config.branching, config.turns, 1), levels(config.branching, config.turns, replies))
     head = _head(cast, personas)
     rows = [
-        _row(name, role, cast, replies, (_Side(ends[0], trees, head, low=True), _Side(ends[1], trees, head, low=False)))
+        _row(
+            name,
+            role,
+            cast,
+            replies,
+            (_Side(ends[0], trees, head, low=True), _Side(ends[1], trees, head, low=False)),
+        )
         for name, role in cast.roles.items()
         if _asks(cast, name)
     ]
@@ -92,7 +98,9 @@ def branching_in_words(branching: BranchingConfig, replies: int) -> str:
     """What the branching policy does, for a person."""
     match branching.policy:
         case "winner":
-            return f"each turn goes on from the winner of {replies} replies, or from a seeded draw where there is none"
+            return (
+                f"each turn goes on from the winner of {replies} replies, or from one drawn if there is none"
+            )
         case "random":
             return (
                 f"each turn goes on from one of {replies} replies, drawn with the seed; "
@@ -101,7 +109,9 @@ def branching_in_words(branching: BranchingConfig, replies: int) -> str:
         case "weighted":
             return f"each turn goes on from one of {replies} replies, drawn with the seed by score"
         case "all":
-            return f"down to turn {branching.depth} each of {replies} replies goes on, after it the winner alone"
+            return (
+                f"down to turn {branching.depth} each of {replies} replies goes on, after it the winner alone"
+            )
         case "beam":
             return f"of each level the {branching.width} best replies by score go on"
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from agents.calls import Halted
 from agents.models.protocol import Usage
 from simulation.config import LimitsConfig
+from trees.errors import StoreError
 
 
 @dataclass(slots=True)
@@ -43,6 +44,8 @@ class Gate:
         self.used = spent or Spent()
         self.halted: str | None = None
         """Why no call may start any more; None while they may."""
+        self.failure: StoreError | None = None
+        """What made the store unusable; None if nothing did."""
         self._prices = prices
         self._began = time.monotonic()
         self._calls_open = asyncio.Event()
@@ -91,6 +94,11 @@ class Gate:
         self.used.tokens_out += written
         if price := self._prices.get(model):
             self.used.money += (read * price.input + written * price.output) / 1e6
+
+    def broke(self, error: StoreError) -> None:
+        """The store cannot be written: halt, and remember why."""
+        self.failure = self.failure or error
+        self.halt(error.message)
 
     def _check(self) -> None:
         if self.halted is None and (used_up := self._used_up()):

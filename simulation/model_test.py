@@ -1,7 +1,7 @@
 """Trying a model out: what it can do, how fast, and what goes wrong, in four short questions.
 
-Each part of the answer has `works` (True, False, or None for what the model does not offer), `seconds`, and what came
-back or why nothing did. Nothing here retries and nothing is stored.
+Each part of the answer has `works` (True, False, or None for what the model does not offer), `seconds`, and
+what came back or why nothing did. Nothing here retries and nothing is stored.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from trees.ids import canonical_json
 DEADLINE_S = 120.0
 """Longest wait for one of the four answers, in seconds."""
 
-_GREETING = (Message("system", "You are a friendly conversation partner."), Message("user", "Say hello in one sentence."))
+_GREETING = (
+    Message("system", "You are a friendly conversation partner."),
+    Message("user", "Say hello in one sentence."),
+)
 _QUESTION = (Message("user", "Which is an animal?\nA: a horse\nB: a hammer\nAnswer with one letter."),)
 _LIST = (Message("user", 'Name two colours as JSON: {"colours": ["...", "..."]}'),)
 _REPLIES = ("Hello, how nice to meet you!", "Hammer the purple of seven.")
@@ -83,7 +86,9 @@ async def _score(model: Model) -> Part:
 
 
 async def _choices(model: Model) -> Part:
-    answer = await model.chat(ChatRequest(_QUESTION, Sampling(max_tokens=4, temperature=0.0), choices=("A", "B")))
+    answer = await model.chat(
+        ChatRequest(_QUESTION, Sampling(max_tokens=4, temperature=0.0), choices=("A", "B"))
+    )
     first = answer.completions[0]
     closed = first.text.strip() in ("A", "B")
     odds = first.choice_logprobs

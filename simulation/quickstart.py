@@ -1,7 +1,7 @@
 """The file that `espalier init` writes: a commented configuration, valid as it stands, for each preset.
 
-`quickstart.toml` is written for the preset `corrected`. Under another preset the sections that the preset fills in
-are left out, and stand at the end as comments.
+`quickstart.toml` is written for the preset `corrected`. Under another preset the sections that the preset
+fills in are left out, and stand at the end as comments.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ def quickstart(preset: str = "corrected") -> str:
 
 
 def _sets(block: str) -> set[str]:
-    """The top-level keys that a paragraph of the file sets, or would set if its comment signs were taken away."""
+    """The top-level keys that a paragraph of the file sets, or would set if its comment signs were taken
+    away.
+    """
     lines = block.splitlines()
     active = [line for line in lines if not _COMMENT_OR_BLANK.match(line)]
     shown = active or [line.removeprefix("# ") for line in lines]

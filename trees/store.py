@@ -328,7 +328,7 @@ _LISTING = {
 }
 
 
-def as_store_error(error: sqlite3.Error, path: Path) -> StoreError:
+def as_store_error(error: Exception, path: Path) -> StoreError:
     """What SQLite says, in words that tell what to do."""
     said = str(error)
     if "full" in said or "disk I/O" in said:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from trees.store import Store, as_store_error
 from trees.writes import Write
@@ -23,7 +24,9 @@ from trees.writes import Write
 BUSY_S = 60.0
 """How long the engine waits for another process's write before it gives up, in seconds."""
 
-_Waiting = tuple[Sequence[Write], "asyncio.Future[None]"]
+Rows = list[tuple[Any, ...]]
+
+_Waiting = tuple[Sequence[Write], "asyncio.Future[Rows]"]
 
 
 class Writer:
@@ -38,15 +41,18 @@ class Writer:
         self.groups = 0
         """Transactions committed so far."""
 
-    async def commit(self, writes: Sequence[Write]) -> None:
-        """Keep these writes. Raises StoreError if the store refuses them; then none of them is kept."""
+    async def commit(self, writes: Sequence[Write]) -> Rows:
+        """Keep these writes; returns what their RETURNING clauses gave.
+
+        Raises StoreError if the store refuses them; then none of them is kept.
+        """
         if not writes:
-            return
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            return []
+        done: asyncio.Future[Rows] = asyncio.get_running_loop().create_future()
         self._waiting.append((writes, done))
         if self._flushing is None:
             self._flushing = asyncio.create_task(self._flush())
-        await asyncio.shield(done)
+        return await done
 
     async def close(self) -> None:
         """Commit what waits, then close."""
@@ -83,26 +89,28 @@ class Writer:
         connection = self._store.connection
         try:
             await self._begin()
-            for writes, _ in group:
-                for sql, values in writes:
-                    connection.execute(sql, values)
+            returned = [_execute(connection, writes) for writes, _ in group]
             await asyncio.get_running_loop().run_in_executor(self._committer, connection.commit)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, ValueError, OverflowError) as error:
+            # The last two are what binding raises for a lone surrogate and for a number beyond 64 bits.
             if connection.in_transaction:
                 connection.rollback()
             if len(group) == 1:
-                _settle(group[0][1], as_store_error(error, self._store.path))
+                failed = group[0][1]
+                if not failed.cancelled():
+                    failed.set_exception(as_store_error(error, self._store.path))
             return False
         self.groups += 1
-        for _, done in group:
-            _settle(done, None)
+        for (_, done), rows in zip(group, returned, strict=True):
+            if not done.cancelled():
+                done.set_result(rows)
         return True
 
 
-def _settle(done: asyncio.Future[None], error: Exception | None) -> None:
-    if done.cancelled():
-        return
-    if error is None:
-        done.set_result(None)
-    else:
-        done.set_exception(error)
+def _execute(connection: sqlite3.Connection, writes: Sequence[Write]) -> Rows:
+    rows: Rows = []
+    for sql, values in writes:
+        cursor = connection.execute(sql, values)
+        if cursor.description is not None:
+            rows += cursor.fetchall()
+    return rows

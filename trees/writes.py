@@ -28,7 +28,8 @@ _CALL = _insert(
     "calls",
     "id, kind, model_id, request, messages_digest, prompt_digest, answer, tokens_in, tokens_cached, tokens_out, "
     "first_token_s, seconds, attempts, at",
-    on_conflict=_KEEP_FIRST,
+    # Of two engines that asked the same, the first one's answer is everybody's: the row that stands is returned.
+    on_conflict=" ON CONFLICT (id) DO UPDATE SET id = id RETURNING answer",
 )
 _USE = _insert(
     "uses",
@@ -290,12 +291,14 @@ def delete_run(run_id: str) -> list[Write]:
 
 
 def prune_shared() -> list[Write]:
-    """Calls that no run uses, and what only they held on to."""
+    """Calls that no run uses, and with the last run the judges and models.
+
+    A run that has not played yet needs its models and judges too, and no row ties them to it.
+    """
     statements = (
         "DELETE FROM calls WHERE NOT EXISTS (SELECT 1 FROM uses WHERE uses.call_id = calls.id)",
-        "DELETE FROM judges WHERE id NOT IN (SELECT judge_id FROM judgements)",
-        "DELETE FROM models WHERE id NOT IN (SELECT model_id FROM calls) "
-        "AND id NOT IN (SELECT model_id FROM nodes WHERE model_id IS NOT NULL)",
+        "DELETE FROM judges WHERE NOT EXISTS (SELECT 1 FROM runs)",
+        "DELETE FROM models WHERE NOT EXISTS (SELECT 1 FROM runs)",
     )
     return [(sql, ()) for sql in statements]
 

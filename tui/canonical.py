@@ -1,8 +1,8 @@
 """Trees as JSON documents.
 
-The canonical document holds what was said, judged and kept, and nothing of how or when: no times, attempts, pids or
-token counts. So that of a resumed run with deterministic models equals an unbroken run's byte for byte. The full
-document adds what it leaves out.
+The canonical document holds what was said, judged and kept, and nothing of how or when: no times, attempts,
+pids or token counts. So that of a resumed run with deterministic models equals an unbroken run's byte for
+byte. The full document adds what it leaves out.
 
 Invariant: every list is sorted by ids or numbers, never by the order of arrival.
 """
@@ -113,7 +113,13 @@ def _judgement(judgement: Judgement) -> dict[str, Any]:
             for score in sorted(judgement.scores, key=lambda s: s.node_id)
         ],
         "verdicts": [
-            {"first": v.first_id, "second": v.second_id, "outcome": v.outcome, "margin": v.margin, "unit": v.unit}
+            {
+                "first": v.first_id,
+                "second": v.second_id,
+                "outcome": v.outcome,
+                "margin": v.margin,
+                "unit": v.unit,
+            }
             for v in sorted(judgement.verdicts, key=lambda v: (v.first_id, v.second_id))
         ],
     }
@@ -125,16 +131,29 @@ def _calls(store: Store, tree_id: str) -> list[dict[str, Any]]:
         "c.tokens_cached, c.tokens_out, c.first_token_s, c.seconds, c.attempts, c.at "
         "FROM uses u JOIN calls c ON c.id = u.call_id WHERE u.tree_id = ? ORDER BY c.at, c.id, u.purpose"
     )
-    names = (
-        "id kind model node role purpose prompt epoch tokens_in tokens_cached tokens_out first_token_s seconds "
-        "attempts at"
-    ).split()
+    names = [
+        "id",
+        "kind",
+        "model",
+        "node",
+        "role",
+        "purpose",
+        "prompt",
+        "epoch",
+        "tokens_in",
+        "tokens_cached",
+        "tokens_out",
+        "first_token_s",
+        "seconds",
+        "attempts",
+        "at",
+    ]
     calls = [dict(zip(names, row, strict=True)) for row in store.rows(sql, (tree_id,))]
     return [{**call, "attempts": json.loads(call["attempts"] or "[]")} for call in calls]
 
 
 def _failures(store: Store, tree_id: str) -> list[dict[str, Any]]:
     columns = "node_id, role, purpose, call_id, kind, message, at, resolved_at"
-    names = "node role purpose call kind message at resolved_at".split()
+    names = ["node", "role", "purpose", "call", "kind", "message", "at", "resolved_at"]
     rows = store.rows(f"SELECT {columns} FROM failures WHERE tree_id = ? ORDER BY id", (tree_id,))
     return [dict(zip(names, row, strict=True)) for row in rows]

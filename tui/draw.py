@@ -1,7 +1,7 @@
 """A conversation tree as lines of styled text: pure, for any width, in Unicode or ASCII.
 
-The marks of a reply say what one judge made of it; with several judgements of a turn, the latest complete one counts.
-Lines are tuples of spans whose text is safe already; whoever prints them adds no markup of their own.
+The marks of a reply say what one judge made of it; with several judgements of a turn, the latest complete one
+counts. Lines are tuples of spans whose text is safe already; whoever prints them adds no markup of their own.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ _MEANINGS = {
     "both_bad": "both bad",
     "continued": "continued",
 }
+_ORIGINS = {"human": "  by a person", "import": "  imported"}
 _GUIDES = {"fork": ("├─ ", "|- "), "last": ("└─ ", "`- "), "down": ("│  ", "|  "), "none": ("   ", "   ")}
 
 
@@ -97,7 +98,7 @@ def legend(look: Look) -> Line:
     """What the marks mean."""
     spans: list[Span] = []
     for mark, meaning in _MEANINGS.items():
-        spans += [look.sign(mark), Span(f" {meaning}   ", "dim")]
+        spans += [Span("   " if spans else ""), look.sign(mark), Span(f" {meaning}", "dim")]
     return tuple(spans)
 
 
@@ -173,7 +174,9 @@ class _Drawing:
     def turn(self, branch: Branch) -> Iterator[Line]:
         """A user's message, what it revealed, and the replies under it."""
         user, look, indent = branch.user, self._look, branch.indent
-        after = f" after {visible(branch.after.role)} {branch.after.id[:8]}" if branch.after is not None else ""
+        after = (
+            f" after {visible(branch.after.role)} {branch.after.id[:8]}" if branch.after is not None else ""
+        )
         yield (Span(indent, "dim"), Span(f"turn {user.turn}{after}  ", "bold"), *_about(user, look))
         yield from _text(user.text, look, indent + look.guide("down"), "")
         if (ledger := self._tree.ledgers.get(user.id)) is not None:
@@ -188,7 +191,14 @@ class _Drawing:
         below = indent + look.guide("down" if arm == look.guide("fork") else "none")
         sign = look.sign(mark_of(tree, reply, look.judge))
         continued = (Span(" "), look.sign("continued")) if reply.id in tree.continued else ()
-        yield (Span(indent + arm, "dim"), sign, *continued, Span(" "), *_about(reply, look), *_score(tree, reply, look))
+        yield (
+            Span(indent + arm, "dim"),
+            sign,
+            *continued,
+            Span(" "),
+            *_about(reply, look),
+            *_score(tree, reply, look),
+        )
         yield from _text(reply.text, look, below, "")
         if not look.everything and reply.id not in self._played and tree.children(reply.id):
             more = len(tree.subtree(reply.id)) - 1
@@ -208,7 +218,7 @@ def _about(node: Node, look: Look) -> Iterator[Span]:
     """Who wrote a message, and what is particular about it."""
     yield Span(visible(node.role), "bold blue" if node.speaker == "user" else "bold")
     if node.origin != "model":
-        yield Span("  by a human" if node.origin == "human" else "  imported", "cyan")
+        yield Span(_ORIGINS[node.origin] if node.role != "human" else "", "cyan")
     elif node.model_id is not None:
         yield Span(f"  {visible(look.labels.get(node.model_id, node.model_id[:8]))}", "dim")
     if node.hinted:
@@ -232,7 +242,9 @@ def _score(tree: ConversationTree, reply: Node, look: Look) -> Sequence[Span]:
 def _judgement_of(tree: ConversationTree, reply: Node, judge: str | None) -> Judgement | None:
     if judge is None or reply.parent_id is None:
         return None
-    made = [j for j in tree.judgements.get(reply.parent_id, ()) if j.judge_id == judge and reply.id in j.covers]
+    made = [
+        j for j in tree.judgements.get(reply.parent_id, ()) if j.judge_id == judge and reply.id in j.covers
+    ]
     return max(made, key=lambda j: (j.complete, j.repeat), default=None)
 
 

@@ -1,7 +1,8 @@
-"""Engines as the command line starts them: in this process with its signals, in the background, or by command rows.
+"""Engines as the command line starts them: in this process with its signals, in the background, or by command
+rows.
 
-Invariant: whatever ends a command, models that were opened here are closed, and a lock taken here is given back
-unless the process is killed.
+Invariant: whatever ends a command, models that were opened here are closed, and a lock taken here is given
+back unless the process is killed.
 """
 
 from __future__ import annotations
@@ -125,7 +126,9 @@ async def have_done(path: Path, run_id: str, verb: str, args: Mapping[str, objec
             raise engine.failure
         result = _answered(store, number)
         if result is None:
-            raise Refused(f"run {before.id[:8]}: {verb!r} was not done ({engine.gate.halted or 'the engine left'})")
+            raise Refused(
+                f"run {before.id[:8]}: {verb!r} was not done ({engine.gate.halted or 'the engine left'})"
+            )
         return result
 
 
@@ -159,7 +162,7 @@ async def _close(engine: Engine) -> None:
 
 
 class _Signals:
-    """The first SIGINT or SIGTERM lets the engine finish what is in flight; the second one ends the process."""
+    """The first SIGINT or SIGTERM lets the engine finish what is in flight; the second ends the process."""
 
     def __init__(self, main: asyncio.Task[Any]) -> None:
         self._main = main
@@ -178,7 +181,9 @@ class _Signals:
 
 
 def _give_up() -> NoReturn:
-    """End now. Nothing needs saving: every answer that came is on disk, and a dead engine's lock is taken over."""
+    """End now. Nothing needs saving: every answer that came is on disk, and a dead engine's lock is taken
+    over.
+    """
     say("gave up; whatever was in flight will be asked again", stderr=True)
     os._exit(130)
 
@@ -188,7 +193,8 @@ def _signals() -> Iterator[_Signals]:
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
     signals = _Signals(task)
-    # Signals reach the main thread only; elsewhere (an embedding program, a test) the engine is stopped by its rows.
+    # Signals reach the main thread only; elsewhere (an embedding program, a test) the engine is stopped by
+    # its rows.
     with contextlib.suppress(RuntimeError, ValueError):
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, signals)
@@ -239,7 +245,7 @@ def detach(path: Path, run_id: str, *, config: Path | None, retry_failed: bool) 
 
 def _wait_for(store: Store, run_id: str, child: subprocess.Popen[bytes]) -> bool:
     """Whether the child came so far as to have loaded its models and begun."""
-    sql = "SELECT 1 FROM events WHERE job_id = ? AND kind = 'engine.started' AND json_extract(data, '$.pid') = ?"
+    sql = "SELECT 1 FROM events WHERE job_id = ? AND kind = 'engine.started' AND data ->> 'pid' = ?"
     while child.poll() is None:
         if store.rows(sql, (run_id, child.pid)):
             return True

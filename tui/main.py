@@ -1,7 +1,7 @@
 """The command `espalier`: the group of all commands, and what every one of them does about errors.
 
-A command module imports click and nothing heavy at its top; what it works with it imports when it is called, so that
-`espalier --help` is quick on any machine.
+A command module imports click and nothing heavy at its top; what it works with it imports when it is called,
+so that `espalier --help` is quick on any machine.
 """
 
 from __future__ import annotations
@@ -27,27 +27,20 @@ Exit codes:
   130  interrupted"""
 
 
-class Failure(click.ClickException):
-    """An error for the person at the terminal: message and hint on stderr, no traceback."""
-
-    def __init__(self, error: EspalierError) -> None:
-        super().__init__(error.message)
-        self.hint = error.hint
-        self.exit_code = error.exit_code
-
-    def show(self, file: Any = None) -> None:
-        say(f"error: {self.message}" + (f"\n{self.hint}" if self.hint else ""), stderr=True)
-
-
 class Espalier(click.Group):
     """The group of all commands."""
+
+    def list_commands(self, _: click.Context) -> list[str]:
+        """In the order in which one comes to need them."""
+        return list(self.commands)
 
     def invoke(self, ctx: click.Context) -> Any:
         _print_anything()
         try:
             return super().invoke(ctx)
         except EspalierError as error:
-            raise Failure(error) from error
+            say(f"error: {error}", stderr=True)
+            raise click.exceptions.Exit(error.exit_code) from error
         except KeyboardInterrupt:
             raise click.exceptions.Exit(130) from None
 
@@ -62,14 +55,17 @@ def _print_anything() -> None:
 @click.group(
     cls=Espalier,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-    epilog=EXIT_CODES + "\n\n" + examples("espalier init quickstart.toml", "espalier run quickstart.toml", "espalier trees"),
+    epilog=EXIT_CODES
+    + "\n\n"
+    + examples("espalier init quickstart.toml", "espalier run quickstart.toml", "espalier trees"),
 )
 @click.version_option(package_name="espalier-lm", prog_name="espalier")
 def main() -> None:
-    """Grow conversation trees between simulated people and language models, judge the branches, keep what they teach.
+    """Grow conversation trees between simulated people and language models, judge the branches, keep what
+    they teach.
 
-    Everything is kept in one store, espalier.db in the current folder unless --store or ESPALIER_STORE names another.
-    RUN, TREE and NODE are ids, or beginnings of ids that are unique.
+    Everything is kept in one store, espalier.db in the current folder unless --store or ESPALIER_STORE names
+    another. RUN, TREE and NODE are ids, or beginnings of ids that are unique.
     """
 
 

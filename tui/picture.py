@@ -17,10 +17,15 @@ if TYPE_CHECKING:
 def look_for(
     store: Store, run_id: str, *, judge: str | None, plain: bool, ids: bool, everything: bool
 ) -> Look:
-    """How trees of a run are drawn on this terminal. Raises NotFound for a judge that judged nothing in the run."""
+    """How trees of a run are drawn on this terminal. Raises NotFound for a judge that judged nothing in the
+    run.
+    """
     chosen = deciding_judge(store, store.run(run_id), judge)
     if judge is not None and chosen is None:
-        raise NotFound(f"no judge {judge!r} has judged run {run_id[:8]}", hint="See `espalier status` for those that have.")
+        raise NotFound(
+            f"no judge {judge!r} has judged run {run_id[:8]}",
+            hint="See `espalier status` for those that have.",
+        )
     width = min(console().width, 120)
     return Look(width, plain, ids, everything, judge=chosen, labels=model_labels(store))
 

@@ -22,7 +22,7 @@ async def planned(path: Path, seed: int | None, store_path: Path) -> Planned:
     from simulation.runs import draw_personas, plan_run
 
     config = load_config(path, seed=seed)
-    folder = path.resolve().parent
+    folder = _folder(path)
     prompts = load_prompts(config, folder / "prompts")
     with optional(store_path) as store:
         personas = draw_personas(config.personas, config.seed, folder, store)
@@ -32,6 +32,11 @@ async def planned(path: Path, seed: int | None, store_path: Path) -> Planned:
     except BaseException:
         await close_models(models)
         raise
+
+
+def _folder(config: Path) -> Path:
+    """Where a configuration lies, in a form that holds from any other folder too."""
+    return config.resolve().parent
 
 
 async def show_plan(path: Path, seed: int | None, store_path: Path, *, as_json: bool) -> None:
@@ -63,7 +68,9 @@ def _document(plan: Planned, guess: Estimate, stored: RunRow | None) -> dict[str
             name: {
                 "identity": model.identity.as_dict(),
                 "id": model.identity.id,
-                "capabilities": {field: getattr(model.capabilities, field) for field in model.capabilities.__slots__},
+                "capabilities": {
+                    field: getattr(model.capabilities, field) for field in model.capabilities.__slots__
+                },
                 "roles": [role.name for role in plan.cast.roles.values() if name in role.models],
             }
             for name, model in models
@@ -80,7 +87,9 @@ def _say_plan(plan: Planned, document: dict[str, Any], guess: Estimate) -> None:
     say_table(("model", "backend", "weights", "can", "context", "roles"), _model_rows(document["models"]))
     say(f"\n{len(plan.personas)} personas, drawn:")
     width = 58
-    people = ((p.id[:8], one_line(p.text, width), q.id[:8], one_line(q.text, width)) for p, q in plan.personas)
+    people = (
+        (p.id[:8], one_line(p.text, width), q.id[:8], one_line(q.text, width)) for p, q in plan.personas
+    )
     say_table(("profile", "", "personality", ""), people)
     say(f"\nbranching: {guess.branching}\n")
     say_table(
@@ -88,7 +97,7 @@ def _say_plan(plan: Planned, document: dict[str, Any], guess: Estimate) -> None:
         [(row.role, _range(row.calls), _range(row.tokens_in), _range(row.tokens_out)) for row in guess.rows],
         right=("calls", "tokens read", "tokens written"),
     )
-    say("\nRanges: from short answers and no repeats to the longest answers and every repeat. No model was asked for text.")
+    say("\nFrom short answers and no repeats to the longest and every repeat. No model was asked for text.")
 
 
 def _standing(stored: dict[str, Any] | None, run_id: str) -> str:
@@ -103,7 +112,9 @@ def _model_rows(models: dict[str, Any]) -> list[tuple[object, ...]]:
     rows: list[tuple[object, ...]] = []
     for name, model in models.items():
         identity, can = model["identity"], model["capabilities"]
-        weights = f"{one_line(str(identity['model']), 24)} {identity['quantisation']}".removesuffix(" unknown")
+        weights = f"{one_line(str(identity['model']), 24)} {identity['quantisation']}".removesuffix(
+            " unknown"
+        )
         abilities = ", ".join(key for key, value in can.items() if value is True)
         context = can["context"] or "unknown"
         rows.append((name, identity["backend"], weights, abilities, context, ", ".join(model["roles"])))

@@ -1,11 +1,13 @@
 """The one function between what a model wrote and a terminal.
 
-Model text is hostile: an escape sequence drives the terminal, a bidirectional override shows other words than were
-said, an invisible character hides some. Each such character becomes a visible token: `<ESC>`, `<U+202E>`. Ordinary
-text of any script passes unchanged, joiners included where a script or an emoji needs them.
+Model text is hostile: an escape sequence drives the terminal, a bidirectional override shows other words than
+were said, an invisible character hides some. Each such character becomes a visible token: `<ESC>`,
+`<U+202E>`. Ordinary text of any script passes unchanged, joiners included where a script or an emoji needs
+them.
 
 Invariant: what `visible` returns holds no control, no bidirectional control and no lone surrogate; the only
-characters of it that move the cursor are newline and tab. Cleaning text that is clean already changes nothing.
+characters of it that move the cursor are newline and tab. Cleaning text that is clean already changes
+nothing.
 """
 
 from __future__ import annotations
@@ -29,17 +31,25 @@ _NAMES = {
 }
 _CONTROL_LIKE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 """Categories that show nothing: controls, format characters, surrogates, line and paragraph separators."""
-_SEEN = frozenset("\n\t\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd")
-"""Members of those categories that are layout or have a glyph of their own (Arabic and Kaithi number signs)."""
+_SEEN = frozenset(
+    "\n\t\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd"
+)
+"""Members of those categories that are layout or have a glyph of their own (Arabic and Kaithi number signs).
+"""
 _BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0\ufffe\uffff")
-"""Of other categories, and yet showing nothing: fillers, Mongolian selectors, blank Braille, non-characters."""
+"""Of other categories, and yet showing nothing: fillers, Mongolian selectors, blank Braille, non-characters.
+"""
 
 _JOINERS = "\u200c\u200d"
 _EMOJI = "\u00a9\u00ae\u2190-\u2bff\u3030\u303d\u3297\u3299\ufe0f\U0001f000-\U0001faff"
 _JOINING = "\u0600-\u08ff\u0900-\u0dff\u0f00-\u109f\u1780-\u17ff\ufb50-\ufdff\ufe70-\ufefc"
 """Scripts whose spelling uses the joiners: Arabic, the Indic ones, Tibetan, Burmese, Khmer."""
-_SHOWN_JOINER = re.compile(f"(?<=[{_EMOJI}])\u200d(?=[{_EMOJI}])|(?<=[{_JOINING}])[{_JOINERS}](?=[{_JOINING}])")
-_SHOWN_VARIATION = re.compile("(?<=[#*0-9\u00a9\u00ae\u2190-\u2bff\u3030\u303d\u3297\u3299\U0001f000-\U0001faff])[\ufe0e\ufe0f]")
+_SHOWN_JOINER = re.compile(
+    f"(?<=[{_EMOJI}])\u200d(?=[{_EMOJI}])|(?<=[{_JOINING}])[{_JOINERS}](?=[{_JOINING}])"
+)
+_SHOWN_VARIATION = re.compile(
+    "(?<=[#*0-9\u00a9\u00ae\u2190-\u2bff\u3030\u303d\u3297\u3299\U0001f000-\U0001faff])[\ufe0e\ufe0f]"
+)
 _PLAIN = re.compile(r"[\n\t -~]*")
 
 

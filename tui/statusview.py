@@ -13,22 +13,33 @@ from tui.facts import OUTCOMES
 def say_facts(facts: Mapping[str, Any]) -> None:
     """Print everything that `status` knows of a run."""
     run, trees, turns, calls = facts["run"], facts["trees"], facts["turns"], facts["calls"]
+    pairs = sum(facts["pairs"].values())
     reason = f" ({run['reason']})" if run["reason"] else ""
     say(f"run {run['id']}\n{run['name']!r}, seed {run['seed']}: {run['state']}{reason}")
     failed = f", {trees['failed']} failed" if trees["failed"] else ""
     say(f"trees   {trees['done']} of {trees['planned']} done, {trees['growing']} growing{failed}")
-    say(f"turns   {turns['stored']} of {turns['planned']}; {facts['nodes']} messages, {facts['pairs']} pairs")
+    planned = f" of {turns['planned']}" if turns["planned"] else ""
+    say(f"turns   {turns['stored']}{planned}; {facts['nodes']} messages, {pairs} pairs")
     say(f"calls   {calls['answered']} answered, {calls['failed']} failed; {_tokens(calls)}")
     say(f"engine  {engine_in_words(facts['engine'])}")
     _say_roles(facts["roles"])
     _say_judges(facts["judges"])
+    _say_drift(facts["drift"])
     _say_failures(facts)
 
 
 def say_runs(runs: list[dict[str, Any]]) -> None:
     """Print all runs of a store, one a line."""
     rows = [
-        (r["id"][:8], r["name"], r["seed"], r["kind"], r["state"], r["reason"], f"{duration(time.time() - r['updated_at'])} ago")
+        (
+            r["id"][:8],
+            r["name"],
+            r["seed"],
+            r["kind"],
+            r["state"],
+            r["reason"],
+            f"{duration(time.time() - r['updated_at'])} ago",
+        )
         for r in runs
     ]
     say_table(("run", "name", "seed", "kind", "state", "", "last change"), rows, right=("seed",))
@@ -62,10 +73,11 @@ def _say_roles(roles: list[dict[str, Any]]) -> None:
             count(row["tokens_out"]),
             duration(row["seconds"]),
             duration(row["seconds"] / max(row["calls"], 1)),
+            row["failed_attempts"],
         )
         for row in roles
     ]
-    headings = ("role", "model", "calls", "read", "cached", "written", "time", "a call")
+    headings = ("role", "model", "calls", "read", "cached", "written", "time", "a call", "retries")
     say_table(headings, rows, right=headings[2:])
 
 
@@ -73,21 +85,45 @@ def _say_judges(judges: list[dict[str, Any]]) -> None:
     if not judges:
         return
     say("")
-    headings = ("judge", "kind", "judgements", "incomplete", *OUTCOMES, "pairs")
-    rows = [
-        (row["judge"], row["kind"], row["judgements"], row["incomplete"], *(row[o] for o in OUTCOMES), row["pairs"])
-        for row in judges
-    ]
-    say_table(headings, rows, right=headings[2:])
+    headings = ("judge", "kind", "turns", "incomplete", *OUTCOMES, "pairs")
+    say_table(headings, [tuple(row[heading] for heading in headings) for row in judges], right=headings[2:])
+    for row in judges:
+        told = [f"{name} won {share_in_words(share)}" for name, share in row["win_rates"].items()]
+        told += [f"hinted replies won {share_in_words(row['hinted'])}"] if row["hinted"]["of"] else []
+        told += (
+            [f"shown first was picked {share_in_words(row['first_shown'])}"]
+            if row["first_shown"]["of"]
+            else []
+        )
+        told += [f"judged again changed {share_in_words(row['flips'])}"] if row["flips"]["of"] else []
+        say("".join(f"\n{row['judge']}: {line}" for line in told).lstrip("\n"))
+
+
+def share_in_words(share: Mapping[str, Any]) -> str:
+    """A share with what it is of, and its 95 % interval."""
+    if not share["of"]:
+        return "0 of 0"
+    low, high = share["interval"]
+    return f"{share['count']} of {share['of']} ({share['value']:.0%}, {low:.0%} to {high:.0%})"
+
+
+def _say_drift(drift: Mapping[str, Any]) -> None:
+    if drift["rerolled"] or drift["drifting"]:
+        left = ", ".join(f"{number} {kind}" for kind, number in sorted(drift["drifting"].items())) or "none"
+        say(
+            f"\ndrift: {drift['rerolled']} of {drift['messages']} messages re-rolled; left in the end: {left}"
+        )
 
 
 def _say_failures(facts: Mapping[str, Any]) -> None:
-    if facts["failures"]:
+    if failures := facts["failures"]:
         say("")
-        rows = [(row["kind"], row["role"], row["calls"], row["unresolved"], row["example"]) for row in facts["failures"]]
-        say_table(("failed calls", "role", "number", "unresolved", "for instance"), rows, right=("number", "unresolved"))
-    if facts["failed_trees"]:
+        headings = ("kind", "role", "calls", "unresolved", "example")
+        rows = [tuple(row[heading] for heading in headings) for row in failures]
+        say_table(("failed calls", *headings[1:]), rows, right=("calls", "unresolved"))
+    if failed := facts["failed_trees"]:
         say("")
-        rows = [(row["kind"], row["trees"], row["message"]) for row in facts["failed_trees"]]
-        say_table(("failed trees", "number", "cause"), rows, right=("number",))
-        say(f"ask them again: espalier resume {facts['run']['id'][:8]} --retry-failed")
+        causes = [(row["kind"], row["trees"], row["message"]) for row in failed]
+        say_table(("failed trees", "number", "cause"), causes, right=("number",))
+    if any(row["unresolved"] for row in facts["failures"]) or facts["failed_trees"]:
+        say(f"ask again: espalier resume {facts['run']['id'][:8]} --retry-failed")

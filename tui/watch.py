@@ -1,7 +1,7 @@
 """`status --watch`: a run that is being played elsewhere, with what its models are writing at this moment.
 
-The figures come from the store. The lanes come from the engine's socket, if it is on this machine; without it, or
-when it goes away, the figures are shown all the same.
+The figures come from the store. The lanes come from the engine's socket, if it is on this machine; without
+it, or when it goes away, the figures are shown all the same.
 """
 
 from __future__ import annotations
@@ -117,22 +117,17 @@ async def _listen(socket: str | None, lanes: Lanes) -> None:
 
 
 async def _tell(store: Store, run_id: str) -> None:
+    """A line now and then, and none after the engine has left."""
     from trees.jobs import live_engine
     from tui.facts import progress_facts
 
-    rate = Rate()
+    rate, told_at = Rate(), -LINE_EVERY_S
     while live_engine(store, run_id) is not None:
-        facts = progress_facts(store, store.run(run_id))
-        say(in_a_line(facts, rate.add(time.monotonic(), tokens_of(facts))))
-        await _sleep_while_live(store, run_id)
-
-
-async def _sleep_while_live(store: Store, run_id: str) -> None:
-    """Until the next line is due, or the engine has left."""
-    from trees.jobs import live_engine
-
-    until = time.monotonic() + LINE_EVERY_S
-    while time.monotonic() < until and live_engine(store, run_id) is not None:
+        now = time.monotonic()
+        if now - told_at >= LINE_EVERY_S:
+            facts = progress_facts(store, store.run(run_id))
+            say(in_a_line(facts, rate.add(now, tokens_of(facts))))
+            told_at = now
         await asyncio.sleep(DRAW_EVERY_S)
 
 
@@ -149,7 +144,8 @@ async def _draw(store: Store, run_id: str, lanes: Lanes) -> None:
             facts = progress_facts(store, row)
             now = time.monotonic()
             told = in_a_line(facts, rate.add(now, tokens_of(facts)))
-            heading = f"{run_id[:8]} {row.state}, pid {lock.pid}, heard of {duration(time.time() - lock.heartbeat_at)} ago"
+            heard = duration(time.time() - lock.heartbeat_at)
+            heading = f"{run_id[:8]} {row.state}, pid {lock.pid}, heard of {heard} ago"
             live.update(_picture(heading, told, lanes.shown(now, max(out.width - 36, 20))), refresh=True)
             await asyncio.sleep(DRAW_EVERY_S)
 

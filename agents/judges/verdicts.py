@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import combinations
 
 from agents.messages import Candidate, JudgeRequest
@@ -17,7 +18,7 @@ from trees.ids import derive_seed, digest_of
 from trees.values import Judgement, Outcome, Presentation, Score, Unit, Verdict
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class JudgeSpec:
     """A judge as configured. Its id digests everything that can change a verdict."""
 
@@ -38,7 +39,7 @@ class JudgeSpec:
             "settings": dict(self.settings),
         }
 
-    @property
+    @cached_property
     def id(self) -> str:
         return digest_of("judge", self.as_dict())
 

@@ -1,26 +1,28 @@
 """Any AutoGen chat client as a model, for servers that only AutoGen knows. It can chat and nothing else.
 
-AutoGen is imported when the model is opened. A client gives one answer a call, so several are asked one by one, with
-seeds that follow from the call's. What a client logs or retries by itself is its own: set its retries to 0.
+AutoGen is imported when the model is opened. A client gives one answer a call, so several are asked one by
+one, with seeds that follow from the call's. What a client logs or retries is its own: set its retries to 0.
 
 Invariant: a client's error is a ModelFailure; cancelling an await cancels the client's call by its token.
 """
 
 from __future__ import annotations
 
+import asyncio
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, JsonValue
+from pydantic import ConfigDict, Field, JsonValue, field_validator
 
+from agents.models.openai_wire import failure_of
 from agents.models.protocol import (
     Capabilities,
     ChatAnswer,
     ChatRequest,
     Completion,
     EmbedAnswer,
-    FailureKind,
     Message,
     ModelFailure,
     ModelIdentity,
@@ -37,6 +39,7 @@ from trees.ids import digest_of
 if TYPE_CHECKING:
     from autogen_core.models import ChatCompletionClient, CreateResult, LLMMessage
 
+_SECRET = re.compile(r"api_?key|secret|password|authorization|(^|_)token$", re.IGNORECASE)
 SHOWN = 200
 """Characters of a client's error that a failure's message quotes."""
 
@@ -44,13 +47,37 @@ SHOWN = 200
 class AutogenConfig(ModelSettings):
     """A model behind an AutoGen chat client."""
 
+    # A refused component may hold a key; pydantic would print it.
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
     kind: Literal["autogen"] = Field(description="An AutoGen ChatCompletionClient.")
     component: dict[str, JsonValue] = Field(
-        description="The client as AutoGen dumps a component: `provider`, a dotted class name, and its `config`."
+        description="The client as AutoGen dumps it: `provider`, a dotted class name, and its `config`."
     )
     context: int | None = Field(
         None, ge=256, description="Tokens that prompt and answer may take together; leave out if unknown."
     )
+
+    @field_validator("component")
+    @classmethod
+    def _without_secrets(cls, component: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        if secret := _named_secret(component):
+            raise ValueError(f"{secret} would be stored with the run: set the environment variable instead")
+        return component
+
+
+def _named_secret(value: JsonValue) -> str | None:
+    """The first key in a component whose value looks like a secret."""
+    if isinstance(value, list):
+        return next((found for item in value if (found := _named_secret(item))), None)
+    if not isinstance(value, dict):
+        return None
+    for key, item in value.items():
+        if isinstance(item, str) and item and _SECRET.search(key):
+            return key
+        if found := _named_secret(item):
+            return found
+    return None
 
 
 class AutogenModel:
@@ -67,8 +94,7 @@ class AutogenModel:
 
     @property
     def capabilities(self) -> Capabilities:
-        structured = self._client is not None and bool(self._client.model_info.get("structured_output"))
-        return Capabilities(json_schema=structured, context=self._config.context)
+        return Capabilities(context=self._config.context)
 
     async def open(self) -> None:
         """Build the client. Whether its server answers shows at the first call."""
@@ -94,22 +120,26 @@ class AutogenModel:
         return [math.ceil(len(text.encode("utf-8", "surrogatepass")) / 3) for text in texts]
 
     async def chat(self, request: ChatRequest, on_delta: OnDelta | None = None) -> ChatAnswer:
+        if request.schema is not None:
+            raise ModelFailure("unsupported", "an AutoGen chat client is not asked for a schema")
         messages = _as_autogen(request.messages)
-        results = []
+        completions, usages = [], []
         for index in range(request.n):
-            results.append(await self._create(messages, _arguments(request, index)))
+            result = await self._create(messages, _arguments(request, index))
+            completions.append(_completion(request, result))
+            usages.append(result.usage)
             if on_delta is not None:
-                on_delta(index, _completion(request, results[-1]).text)
+                on_delta(index, completions[-1].text)
         usage = Usage(
-            prompt_tokens=sum(result.usage.prompt_tokens for result in results),
-            output_tokens=sum(result.usage.completion_tokens for result in results),
+            prompt_tokens=sum(used.prompt_tokens for used in usages),
+            output_tokens=sum(used.completion_tokens for used in usages),
         )
-        return ChatAnswer(tuple(_completion(request, result) for result in results), usage)
+        return ChatAnswer(tuple(completions), usage)
 
-    async def score(self, request: ScoreRequest) -> ScoreAnswer:
+    async def score(self, request: ScoreRequest) -> ScoreAnswer:  # noqa: ARG002
         raise ModelFailure("unsupported", "an AutoGen chat client does not score given replies")
 
-    async def embed(self, texts: Sequence[str]) -> EmbedAnswer:
+    async def embed(self, texts: Sequence[str]) -> EmbedAnswer:  # noqa: ARG002
         raise ModelFailure("unsupported", "an AutoGen chat client does not embed")
 
     async def close(self) -> None:
@@ -125,13 +155,12 @@ class AutogenModel:
         token = CancellationToken()
         try:
             return await self._client.create(messages, extra_create_args=arguments, cancellation_token=token)
-        except ModelFailure:
+        except asyncio.CancelledError:
+            token.cancel()
             raise
         # Which errors a foreign client raises is not known; none of them may end the run.
         except Exception as error:
             raise _failure_of(error) from error
-        finally:
-            token.cancel()
 
 
 def _as_autogen(messages: Sequence[Message]) -> list[LLMMessage]:
@@ -153,10 +182,8 @@ def _arguments(request: ChatRequest, index: int) -> dict[str, Any]:
     """What goes to the server beside the messages, in the names that OpenAI-compatible ones use."""
     arguments: dict[str, Any] = request.sampling.as_dict()
     if request.seed is not None:
-        seeds_apart = request.n > 1
-        arguments["seed"] = (
-            int(digest_of("sample", request.seed, index)[:7], 16) if seeds_apart else request.seed
-        )
+        apart = request.n > 1
+        arguments["seed"] = int(digest_of("sample", request.seed, index)[:7], 16) if apart else request.seed
     return arguments
 
 
@@ -181,17 +208,16 @@ def _choice(text: str, choices: Sequence[str]) -> str:
     raise ModelFailure("bad_answer", f"the answer is none of the choices: {text[:SHOWN]!r}")
 
 
-_KIND_BY_STATUS: Mapping[int, FailureKind] = {408: "unavailable", 413: "too_long", 429: "rate_limited"}
-
-
 def _failure_of(error: Exception) -> ModelFailure:
-    """The failure that a client's error stands for; HTTP errors carry their status, others are taken as passing."""
+    """The failure that a client's error stands for. HTTP errors carry their status."""
     if isinstance(error, TimeoutError):
         return ModelFailure("timeout", _in_words(error))
     status = getattr(error, "status_code", None)
-    if not isinstance(status, int) or status >= 500:
-        return ModelFailure("unavailable", _in_words(error))
-    return ModelFailure(_KIND_BY_STATUS.get(status, "refused"), _in_words(error))
+    if isinstance(status, int):
+        return failure_of(status, {"message": _in_words(error)})
+    if isinstance(error, (TypeError, ValueError, LookupError)):
+        return ModelFailure("refused", _in_words(error))
+    return ModelFailure("unavailable", _in_words(error))
 
 
 def _in_words(error: Exception) -> str:

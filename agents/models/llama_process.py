@@ -48,14 +48,13 @@ class WorkerProcess:
     @classmethod
     async def spawn(cls) -> WorkerProcess:
         """Start a worker on the code this process runs, whatever the working directory holds."""
-        paths = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             *("-P", "-m", "agents.models.llama_worker"),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "GGML_NO_BACKTRACE": "1"},
+            env=_environment(),
         )
         return cls(process)
 
@@ -183,6 +182,18 @@ class WorkerProcess:
             return ModelFailure("died", "the model was closed")
         how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
         return ModelFailure("died", f"the llama worker (pid {self.pid}) {how}\n{self.last_words}".rstrip())
+
+
+def _environment() -> dict[str, str]:
+    """This process's own, with the worker's code on its path; what a person has set stays."""
+    paths = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    defaults = {
+        # Threads that spin at OpenMP's barriers make two busy workers on the same cores many times slower.
+        "OMP_WAIT_POLICY": "passive",
+        # An assertion's message is to be the last line, not a debugger's trace.
+        "GGML_NO_BACKTRACE": "1",
+    }
+    return {**defaults, **os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def _printable(line: bytes) -> str:

@@ -22,10 +22,10 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import aiohttp
 from pydantic import ConfigDict, Field, JsonValue, field_validator
-from yarl import URL
 
 from agents.models.openai_wire import (
     MAX_BYTES,
@@ -104,10 +104,10 @@ class OpenAIConfig(ModelSettings):
     @classmethod
     def _plain_urls(cls, endpoints: tuple[str, ...]) -> tuple[str, ...]:
         for endpoint in endpoints:
-            url = URL(endpoint)
-            if url.scheme not in ("http", "https") or not url.host:
+            url = urlsplit(endpoint)
+            if url.scheme not in ("http", "https") or not url.hostname:
                 raise ValueError("an endpoint is a URL such as http://127.0.0.1:8000/v1")
-            if url.user or url.password or url.query_string:
+            if url.username or url.password or url.query or url.fragment:
                 raise ValueError("an endpoint holds no user, password or query: name the key in api_key_env")
         return tuple(endpoint.rstrip("/") for endpoint in endpoints)
 
@@ -212,7 +212,7 @@ class OpenAIModel:
                 reader.take_whole(await _read_bounded(response))
             return reader.answer(streamed=streamed)
 
-    async def score(self, request: ScoreRequest) -> ScoreAnswer:
+    async def score(self, request: ScoreRequest) -> ScoreAnswer:  # noqa: ARG002
         raise ModelFailure("unsupported", "an OpenAI-compatible server does not score given replies")
 
     async def embed(self, texts: Sequence[str]) -> EmbedAnswer:

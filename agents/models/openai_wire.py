@@ -133,7 +133,8 @@ class EventParser:
 def parse_json(data: bytes) -> Mapping[str, Any]:
     """A JSON object, or ModelFailure("bad_answer")."""
     try:
-        value = json.loads(data)
+        # Decoded here: left to itself, json looks for UTF-16 and UTF-32 in every chunk first.
+        value = json.loads(data.decode("utf-8"))
     # Deep nesting ends in RecursionError: also only a server's bad answer.
     except (ValueError, RecursionError) as error:
         shown = data[:SHOWN].decode("utf-8", "replace")

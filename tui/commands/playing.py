@@ -59,8 +59,8 @@ def init(file: Path, preset: str, force: bool) -> None:
 def run(config: Path, seed: int | None, dry_run: bool, detach: bool, as_json: bool, store_path: Path) -> None:
     """Play the run that CONFIG describes.
 
-    The same command again goes on with an unfinished run and shows a finished one. Ctrl-C stops it: the calls in
-    flight are finished and kept, and `espalier resume` goes on. A second Ctrl-C gives up at once.
+    The same command again goes on with an unfinished run and shows a finished one. Ctrl-C stops it: the calls
+    in flight are finished and kept, and `espalier resume` goes on. A second Ctrl-C gives up at once.
     """
     from tui.planning import show_plan
 
@@ -72,21 +72,30 @@ def run(config: Path, seed: int | None, dry_run: bool, detach: bool, as_json: bo
 
 
 @click.command(
-    epilog=examples("espalier resume", "espalier resume 1a2b3c4d --retry-failed", "espalier resume 1a2b --config run.toml")
+    epilog=examples(
+        "espalier resume", "espalier resume 1a2b3c4d --retry-failed", "espalier resume 1a2b --config run.toml"
+    )
 )
 @click.argument("run", required=False)
-@click.option("--retry-failed", is_flag=True, help="Ask again what failed, in failed trees and in finished ones.")
+@click.option(
+    "--retry-failed", is_flag=True, help="Ask again what failed, in failed trees and in finished ones."
+)
 @click.option("--detach", is_flag=True, help="Play it in the background; this terminal may be closed.")
 @config_option
 @json_option
 @store_option
 def resume(
-    run: str | None, retry_failed: bool, detach: bool, config_path: Path | None, as_json: bool, store_path: Path
+    run: str | None,
+    retry_failed: bool,
+    detach: bool,
+    config_path: Path | None,
+    as_json: bool,
+    store_path: Path,
 ) -> None:
     """Go on with RUN, or with the latest unfinished one; a paused engine goes on at once.
 
-    What is stored decides what is played. --config brings other models' endpoints, permits, prices and limits; a file
-    that would change what the run is frozen with is refused, naming the keys.
+    What is stored decides what is played. --config brings other models' endpoints, permits, prices and
+    limits; a file that would change what the run is frozen with is refused, naming the keys.
     """
     ending = asyncio.run(_resume(run, store_path, config_path, retry_failed, detach, as_json))
     _leave(ending)
@@ -146,7 +155,11 @@ async def _resume(
     from tui.launch import Launch, ask_and_wait
 
     with existing(store_path) as store:
-        row = store.run(store.find("runs", prefix)) if prefix else latest_run(store, unfinished=not retry_failed)
+        row = (
+            store.run(store.find("runs", prefix))
+            if prefix
+            else latest_run(store, unfinished=not retry_failed)
+        )
         if row.kind != "play":
             raise SetupError(f"run {row.id[:8]} is a {row.kind} run: there is nothing to play on")
         lock = live_engine(store, row.id)
@@ -191,7 +204,8 @@ def _finished(store_path: Path, run_id: str, as_json: bool) -> None:
     """Show a run that is finished already, and say how to have another."""
     _tell(store_path, run_id, as_json)
     if not as_json:
-        say(f"this run is finished; see it with: espalier trees {run_id[:8]}\nfor another one give --seed another number")
+        say(f"this run is finished; see it with: espalier trees {run_id[:8]}")
+        say("for another run of the same configuration: --seed with another number")
 
 
 def _tell(store_path: Path, run_id: str, as_json: bool) -> None:

@@ -17,11 +17,15 @@ if TYPE_CHECKING:
     from tui.draw import Line
 
 canonical_option = click.option(
-    "--canonical", is_flag=True, help="With --json: without times, attempts and token counts, byte for byte comparable."
+    "--canonical",
+    is_flag=True,
+    help="With --json: without times, attempts and token counts, byte for byte comparable.",
 )
 
 
-@click.command(epilog=examples("espalier trees", "espalier trees 1a2b3c4d", "espalier trees 1a2b3c4d --json --canonical"))
+@click.command(
+    epilog=examples("espalier trees", "espalier trees 1a2b3c4d", "espalier trees 1a2b3c4d --json --canonical")
+)
 @click.argument("run", required=False)
 @canonical_option
 @json_option
@@ -44,7 +48,8 @@ def trees(run: str | None, canonical: bool, as_json: bool, store_path: Path) -> 
             return
         say(f"run {row.id[:8]} {row.name!r}, {row.state}")
         cells = [
-            (tree.id[:8], tree.state, tree.turns, tree.nodes, one_line(tree.title, 70), _cause(tree)) for tree in rows
+            (tree.id[:8], tree.state, tree.turns, tree.nodes, one_line(tree.title, 70), _cause(tree))
+            for tree in rows
         ]
         say_table(("tree", "state", "turns", "messages", "who", ""), cells, right=("turns", "messages"))
         if rows:
@@ -68,8 +73,12 @@ def trees(run: str | None, canonical: bool, as_json: bool, store_path: Path) -> 
     help="The conversation really played with the replies beside it, or every branch.",
 )
 @click.option("--ids", is_flag=True, help="Show the id of every message.")
-@click.option("--judge", metavar="NAME", help="Whose marks and scores; the judge that branching follows if left out.")
-@click.option("--prompt", "prompt_of", metavar="NODE", help="Show the prompts that this message was asked with instead.")
+@click.option(
+    "--judge", metavar="NAME", help="Whose marks and scores; the judge that branching follows if left out."
+)
+@click.option(
+    "--prompt", "prompt_of", metavar="NODE", help="Show the prompts that this message was asked with instead."
+)
 @click.option("--ascii", "ascii_only", is_flag=True, help="Draw with ASCII characters only.")
 @canonical_option
 @json_option
@@ -108,7 +117,9 @@ def show(
 
 @click.command(epilog=examples("espalier search dog park", "espalier search 犬 --json"))
 @click.argument("words", nargs=-1, required=True)
-@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="Messages shown at most.")
+@click.option(
+    "--limit", type=click.IntRange(1), default=50, show_default=True, help="Messages shown at most."
+)
 @json_option
 @store_option
 def search(words: tuple[str, ...], limit: int, as_json: bool, store_path: Path) -> None:
@@ -147,7 +158,9 @@ def _tree_id(store: Store, prefix: str) -> str:
             raise error from None
 
 
-def _picture(store: Store, row: TreeRow, everything: bool, ids: bool, judge: str | None, plain: bool) -> list[Line]:
+def _picture(
+    store: Store, row: TreeRow, everything: bool, ids: bool, judge: str | None, plain: bool
+) -> list[Line]:
     from tui.draw import draw_tree, legend
     from tui.picture import header, look_for
 
@@ -156,9 +169,23 @@ def _picture(store: Store, row: TreeRow, everything: bool, ids: bool, judge: str
 
 
 def _tree_line(tree: TreeRow) -> dict[str, Any]:
-    fields = ("id", "run_id", "position", "profile_id", "personality_id", "revision", "state", "turns", "nodes")
+    fields = (
+        "id",
+        "run_id",
+        "position",
+        "profile_id",
+        "personality_id",
+        "revision",
+        "state",
+        "turns",
+        "nodes",
+    )
     return {**{field: getattr(tree, field) for field in fields}, "cause": tree.cause, "title": tree.title}
 
 
 def _cause(tree: TreeRow) -> str:
-    return "" if tree.cause is None else visible(f"{tree.cause.get('kind')}: {tree.cause.get('message')}", longest=120)
+    return (
+        ""
+        if tree.cause is None
+        else visible(f"{tree.cause.get('kind')}: {tree.cause.get('message')}", longest=120)
+    )

@@ -11,7 +11,9 @@ from tui.console import say, say_json
 from tui.options import examples, json_option, store_option
 
 
-@click.command(epilog=examples("espalier status", "espalier status 1a2b3c4d --watch", "espalier status 1a2b3c4d --json"))
+@click.command(
+    epilog=examples("espalier status", "espalier status 1a2b3c4d --watch", "espalier status 1a2b3c4d --json")
+)
 @click.argument("run", required=False)
 @click.option("--watch", is_flag=True, help="Go on showing it until the engine leaves or Ctrl-C.")
 @click.option("--all", "every", is_flag=True, help="List all runs of the store.")
@@ -20,9 +22,9 @@ from tui.options import examples, json_option, store_option
 def status(run: str | None, watch: bool, every: bool, as_json: bool, store_path: Path) -> None:
     """Show how RUN stands, or the one worked on last.
 
-    Trees, turns, tokens and time of each role and model, failures by cause, what the judges said, and who is at work.
-    All of it comes from the store, so it works while a run is played and long after. With --watch, what the models
-    write is shown as they write it, if the engine is on this machine.
+    Trees, turns, tokens and time of each role and model, failures by cause, what the judges said, and who is
+    at work. All of it comes from the store, so it works while a run is played and long after. With --watch,
+    what the models write is shown as they write it, if the engine is on this machine.
     """
     from trees.store import Store
     from tui.facts import run_facts, run_line

@@ -1,4 +1,4 @@
-"""Steering a run that is being played: `pause`, `stop` and `set`, each a command row that the engine answers."""
+"""Steering a run that is being played: `pause`, `stop` and `set`, each a row that the engine answers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ def pause(run: str, hard: bool, as_json: bool, store_path: Path) -> None:
     """Hold RUN: the turns under way are finished and no further one begins. `espalier resume` goes on."""
     run_id, result = _ask(store_path, run, "pause", {"hard": hard})
     held = "before its next call" if hard else "when the turns under way are done"
-    _tell(as_json, result, f"run {run_id[:8]} is paused: it holds {held}\ngo on: espalier resume {run_id[:8]}")
+    _tell(
+        as_json, result, f"run {run_id[:8]} is paused: it holds {held}\ngo on: espalier resume {run_id[:8]}"
+    )
 
 
 @click.command(epilog=examples("espalier stop 1a2b3c4d"))
@@ -30,7 +32,9 @@ def pause(run: str, hard: bool, as_json: bool, store_path: Path) -> None:
 @json_option
 @store_option
 def stop(run: str, as_json: bool, store_path: Path) -> None:
-    """Have the engine of RUN leave: the calls in flight are finished and kept. `espalier resume` goes on later."""
+    """Have the engine of RUN leave: the calls in flight are finished and kept. `espalier resume` goes on
+    later.
+    """
     run_id, result = _ask(store_path, run, "stop", {})
     _tell(as_json, result, f"run {run_id[:8]} is stopping\ngo on later: espalier resume {run_id[:8]}")
 
@@ -52,8 +56,8 @@ def stop(run: str, as_json: bool, store_path: Path) -> None:
 def set_(run: str, what: str, name: str, value: float, as_json: bool, store_path: Path) -> None:
     """Change what may change while RUN is played.
 
-    permits MODEL N: calls that may be with a model at once. limits KEY VALUE: trees_in_flight, calls, tokens, minutes
-    or money; 0 is no limit.
+    permits MODEL N: calls that may be with a model at once. limits KEY VALUE: trees_in_flight, calls, tokens,
+    minutes or money; 0 is no limit.
     """
     args = _permits(name, value) if what == "permits" else _limits(name, value)
     run_id, result = _ask(store_path, run, what, args)
@@ -78,7 +82,7 @@ def _limits(key: str, value: float) -> dict[str, Any]:
         LimitsConfig.model_validate({key: number})
     except ValidationError as error:
         known = ", ".join(LimitsConfig.model_fields)
-        raise click.UsageError(f"limits{explain(error)}\nLimits: {known}.") from error
+        raise click.UsageError(f"{explain(error).strip()}\nLimits: {known}.") from error
     return {key: number}
 
 

@@ -221,7 +221,8 @@ def _reference_scores(
     import numpy as np
     from llama_cpp import Llama
 
-    llama = Llama(str(path), n_ctx=512, logits_all=True, verbose=False, n_threads=2, type_k=0, type_v=0)
+    threads = {"n_threads": 1, "n_threads_batch": 1}
+    llama = Llama(str(path), n_ctx=512, logits_all=True, verbose=False, type_k=0, type_v=0, **threads)
     prompt = "".join(f"<|im_start|>{each.role}\n{each.content}<|im_end|>\n" for each in messages)
     head = llama.tokenize(f"{prompt}<|im_start|>assistant\n".encode(), add_bos=False, special=True)
     sums = []
@@ -351,7 +352,7 @@ async def test_more_requests_than_the_cache_holds_are_all_answered() -> None:
     tight = LlamaModel("tight", LlamaConfig(context=256, cells=256, parallel=8))
     await tight.open()
     try:
-        long = [Message("user", f"{n} " + "word " * 90) for n in range(8)]
+        long = [Message("user", f"{n} " + "word " * 90) for n in range(4)]
         asked = [ChatRequest((each,), Sampling(max_tokens=60, temperature=1.2), seed=1) for each in long]
         answers = await asyncio.gather(*(tight.chat(request) for request in asked))
         assert all(texts(answer)[0] for answer in answers)

@@ -1,0 +1,190 @@
+"""Prompts rendered again from the store alone: what `verify` compares and what `show --prompt` prints.
+
+The store keeps no prompts. A use names the prompt version, the node at which its path ends and what its
+last part was given; from these and the tree, each role's own function builds the very messages that were
+sent. Ledgers, hints and candidates are read from the tree, never from the use.
+
+Invariant: the messages of a use whose turn is stored equal those that were sent. A use whose turn was never
+committed (a crash came first) has no path to render.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from agents.calls import messages_digest
+from agents.inducer import inducer_messages
+from agents.judges.choice import choice_messages
+from agents.judges.likelihood import likelihood_messages
+from agents.judges.pairwise import pairwise_messages
+from agents.messages import Line, Person
+from agents.models.protocol import Message
+from agents.person import person_of
+from agents.prompts import Prompt
+from agents.responder import responder_messages
+from agents.user import user_messages
+from agents.window import KEPT_AT_START, Window
+from trees.errors import NotFound
+from trees.store import Store
+from trees.tree import ConversationTree
+from trees.values import Use
+from trees.verify import USE_COLUMNS, use_from_row
+
+Messages = tuple[Message, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A tree with the persona it is played with."""
+
+    tree: ConversationTree
+    person: Person | None
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a use's prompt is made of."""
+
+    use: Use
+    prompt: Prompt
+    setting: Setting
+    history: Sequence[Line]
+    window: Window
+
+    def person(self) -> Person | None:
+        """The persona, if this prompt was given it."""
+        told = self.use.tail.get("persona", self.use.tail.get("sees_persona"))
+        return self.setting.person if told else None
+
+    def revealed(self) -> list[str]:
+        """What the person had revealed by the end of the path."""
+        return self.setting.tree.revealed(self.use.node_id)
+
+    def known_before(self) -> list[str]:
+        """What they had revealed before the last message of the path."""
+        above = self.setting.tree.parent(self.use.node_id)
+        return [] if above is None else self.setting.tree.revealed(above.id)
+
+    def candidates(self) -> list[str] | None:
+        """The texts of the replies as shown; None if they are not all stored."""
+        shown = self.use.tail["shown"]
+        assert isinstance(shown, list)
+        tree = self.setting.tree
+        return [tree[node].text for node in shown] if all(node in tree for node in shown) else None
+
+
+class Rerender:
+    """Renders the prompts of uses again. The last tree is kept: ask tree by tree."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._prompts: dict[str, Prompt] = {}
+        self._last: Setting | None = None
+
+    def __call__(self, use: Use) -> str | None:
+        """The digest of a use's messages; None if they cannot be rendered."""
+        messages = self.messages(use)
+        return None if messages is None else messages_digest(messages)
+
+    def messages(self, use: Use) -> Messages | None:
+        """The messages of a use; None if the turn it was asked for is not stored."""
+        prompt, setting = self._prompt(use.prompt_id), self._setting(use.tree_id)
+        render = _RENDERERS.get(prompt.kind) if prompt is not None else None
+        if prompt is None or setting is None or render is None:
+            return None
+        opens = use.node_id == use.tree_id
+        if not opens and use.node_id not in setting.tree:
+            return None
+        path = [] if opens else setting.tree.path(use.node_id)
+        resume = int(str(use.tail.get("resume", KEPT_AT_START)))
+        history = [Line.model_construct(speaker=node.speaker, text=node.text) for node in path]
+        return render(Shown(use, prompt, setting, history, Window(use.epoch, resume)))
+
+    def _prompt(self, prompt_id: str) -> Prompt | None:
+        if prompt_id not in self._prompts:
+            try:
+                self._prompts[prompt_id] = Prompt(*self._store.prompt(prompt_id))
+            except NotFound:
+                return None
+        return self._prompts[prompt_id]
+
+    def _setting(self, tree_id: str) -> Setting | None:
+        if self._last is None or self._last.tree.id != tree_id:
+            self._last = self._load(tree_id)
+        return self._last
+
+    def _load(self, tree_id: str) -> Setting | None:
+        try:
+            row = self._store.tree_row(tree_id)
+            tree = self._store.tree(tree_id)
+        except (NotFound, ValueError):
+            # A tree that is not one (a missing parent) is another finding of `verify`.
+            return None
+        if row.profile_id is None or row.personality_id is None:
+            return Setting(tree, None)
+        profile, personality = (
+            self._store.profile(row.profile_id),
+            self._store.personality(row.personality_id),
+        )
+        return Setting(tree, person_of(profile, personality))
+
+
+def use_of_node(store: Store, node_id: str) -> Use | None:
+    """The use behind a node's text; None for what a person wrote. Raises NotFound without such a node."""
+    store.tree_of(node_id)
+    rows = store.rows(
+        f"SELECT {USE_COLUMNS} "
+        "FROM nodes n JOIN uses u ON u.call_id = n.call_id AND u.tree_id = n.tree_id AND u.role = n.role "
+        "AND u.node_id = coalesce(n.parent_id, n.tree_id) WHERE n.id = ? ORDER BY u.purpose LIMIT 1",
+        (node_id,),
+    )
+    return use_from_row(rows[0]) if rows else None
+
+
+def _speak(shown: Shown) -> Messages | None:
+    if shown.setting.person is None:
+        return None
+    turn = int(str(shown.use.tail["turn"]))
+    return user_messages(shown.prompt, shown.setting.person, shown.history, turn, shown.window)
+
+
+def _induce(shown: Shown) -> Messages:
+    return inducer_messages(shown.prompt, shown.person(), shown.history, shown.known_before(), shown.window)
+
+
+def _respond(shown: Shown) -> Messages:
+    hint = shown.revealed() if shown.use.tail["hint"] else None
+    return responder_messages(shown.prompt, shown.history, hint, shown.window)
+
+
+def _likelihood(shown: Shown) -> Messages:
+    revealed = shown.revealed() if shown.use.tail["revealed"] else []
+    return likelihood_messages(shown.prompt, shown.person(), shown.history, revealed, shown.window)
+
+
+def _choice(shown: Shown) -> Messages | None:
+    texts = shown.candidates()
+    if texts is None:
+        return None
+    return choice_messages(shown.prompt, shown.person(), shown.history, texts, shown.revealed(), shown.window)
+
+
+def _pairwise(shown: Shown) -> Messages | None:
+    texts = shown.candidates()
+    if texts is None:
+        return None
+    first, second = texts
+    person, revealed = shown.person(), shown.revealed()
+    return pairwise_messages(shown.prompt, person, shown.history, (first, second), revealed, shown.window)
+
+
+_RENDERERS: Mapping[str, Callable[[Shown], Messages | None]] = {
+    "user": _speak,
+    "inducer": _induce,
+    "responder": _respond,
+    "judge.likelihood": _likelihood,
+    "judge.choice": _choice,
+    "judge.pairwise": _pairwise,
+}
+"""By kind of prompt: the function of the role that is asked with it."""

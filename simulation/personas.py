@@ -1,0 +1,24 @@
+"""The seeds: 20 profiles and 20 personalities written by hand for this project, shipped as data."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import resources
+
+from trees.personas import Kind, Personality, Profile, parse_personas
+
+
+@cache
+def seed_profiles() -> tuple[Profile, ...]:
+    return tuple(item for item in _read("profiles.jsonl", "profile") if isinstance(item, Profile))
+
+
+@cache
+def seed_personalities() -> tuple[Personality, ...]:
+    return tuple(item for item in _read("personalities.jsonl", "personality") if isinstance(item, Personality))
+
+
+def _read(name: str, kind: Kind) -> tuple[Profile | Personality, ...]:
+    parsed = parse_personas((resources.files("simulation") / "data" / name).read_bytes(), kind=kind, source=name)
+    assert not parsed.problems, f"{name} is shipped whole"
+    return parsed.items

@@ -1,0 +1,18 @@
+"""Fixtures that every folder of tests may use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def store_path(tmp_path: Path) -> Path:
+    """Where a test's store lies; nothing is there yet."""
+    return tmp_path / "espalier.db"
+
+
+@pytest.fixture(autouse=True)
+def _no_store_of_the_developer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ESPALIER_STORE", raising=False)

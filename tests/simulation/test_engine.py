@@ -1,0 +1,277 @@
+"""The engine: one a run, steered by rows, and nothing lost however it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agents.models.protocol import ChatAnswer, ChatRequest, OnDelta
+from agents.models.scripted import ScriptedConfig, ScriptedModel
+from agents.prompts import Prompt
+from simulation.engine import Engine, close_engine, open_engine
+from tests.support.play import begun, configuration, engine_for, play, trees_of
+from trees.errors import Locked, SetupError, StoreFull
+from trees.jobs import ask, command, lock_of
+from trees.store import Store
+from trees.verify import verify
+from trees.writes import keep_prompt
+
+
+class Gated(ScriptedModel):
+    """A scripted model whose chat calls wait until they are let through."""
+
+    def __init__(self) -> None:
+        super().__init__("scripted", ScriptedConfig(kind="scripted"))
+        self.open_door = asyncio.Event()
+        self.waiting = 0
+
+    async def chat(self, request: ChatRequest, on_delta: OnDelta | None = None) -> ChatAnswer:
+        self.waiting += 1
+        await self.open_door.wait()
+        self.waiting -= 1
+        return await super().chat(request, on_delta)
+
+
+async def until(condition: Callable[[], bool], what: str) -> None:
+    """Wait for a named condition."""
+    try:
+        async with asyncio.timeout(20):
+            while not condition():
+                await asyncio.sleep(0)
+    except TimeoutError:
+        pytest.fail(f"{what} did not happen")
+
+
+@asynccontextmanager
+async def running(engine: Engine) -> AsyncIterator[asyncio.Task[str]]:
+    """An engine at work; stopped and closed at the end."""
+    task = asyncio.create_task(engine.run())
+    try:
+        yield task
+    finally:
+        engine.stop("the test is over")
+        await task
+        await close_engine(engine)
+
+
+async def answered(path: Path, number: int) -> dict[str, Any]:
+    def done() -> bool:
+        with Store.read(path) as store:
+            return command(store, number).state in ("done", "refused")
+
+    await until(done, f"an answer to command {number}")
+    with Store.read(path) as store:
+        result = command(store, number).result
+    assert result is not None
+    return result
+
+
+def tell(path: Path, run: str, verb: str, **args: object) -> int:
+    with Store.open(path) as store:
+        return ask(store, run, verb, args)
+
+
+async def test_a_second_engine_is_refused_with_the_pid_of_the_first(store_path: Path) -> None:
+    run = await begun(store_path, configuration())
+    holder = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        "import sys; from pathlib import Path; from trees.store import Store; from trees.jobs import take_lock\n"
+        "take_lock(Store.open(Path(sys.argv[1])), sys.argv[2], 'run'); print('held', flush=True); sys.stdin.read()",
+        str(store_path),
+        run.id,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert holder.stdout is not None
+    await holder.stdout.readline()
+    with pytest.raises(Locked, match=rf"pid {holder.pid} "):
+        await open_engine(store_path, run.id)
+    holder.kill()
+    await holder.wait()
+    engine = await open_engine(store_path, run.id)
+    assert await engine.run() == "finished"
+    await close_engine(engine)
+
+
+async def test_the_lock_is_given_back_at_the_end(store_path: Path) -> None:
+    run = await play(store_path, configuration())
+    with Store.read(store_path) as store:
+        assert lock_of(store, run) is None
+        assert store.run(run).state == "finished"
+
+
+async def test_hard_pause_starts_no_call_and_resume_goes_on(store_path: Path) -> None:
+    model = Gated()
+    engine = await engine_for(store_path, configuration(), models={"scripted": model})
+    run = engine.run_row.id
+    async with running(engine) as task:
+        await until(lambda: model.waiting == 2, "both users asked")
+        await answered(store_path, tell(store_path, run, "pause", hard=True))
+        asked = engine.gate.used.calls
+        model.open_door.set()
+        await until(lambda: engine.gate.used.calls == asked + 2, "the calls in flight answered")
+        with Store.read(store_path) as store:
+            assert store.run(run).state == "paused"
+        assert not task.done()
+        await answered(store_path, tell(store_path, run, "resume"))
+        assert await task == "finished"
+
+
+async def test_soft_pause_finishes_the_level_and_begins_no_other(store_path: Path) -> None:
+    model = Gated()
+    engine = await engine_for(store_path, configuration(), models={"scripted": model})
+    run = engine.run_row.id
+    async with running(engine) as task:
+        await until(lambda: model.waiting == 2, "both users asked")
+        await answered(store_path, tell(store_path, run, "pause"))
+        model.open_door.set()
+
+        def all_at_turn_one() -> bool:
+            with Store.read(store_path) as store:
+                return {row.turns for row in store.trees(run)} == {1}
+
+        await until(all_at_turn_one, "the first level committed")
+        assert engine.gate.paused == "soft"
+        await answered(store_path, tell(store_path, run, "resume"))
+        assert await task == "finished"
+
+
+async def test_stop_keeps_what_is_done_and_says_who(store_path: Path) -> None:
+    model = Gated()
+    engine = await engine_for(store_path, configuration(), models={"scripted": model})
+    run = engine.run_row.id
+    async with running(engine) as task:
+        await until(lambda: model.waiting == 2, "both users asked")
+        await answered(store_path, tell(store_path, run, "stop"))
+        model.open_door.set()
+        assert await task == "stopped"
+    with Store.read(store_path) as store:
+        assert (store.run(run).reason or "").startswith("stopped by pid")
+        assert store.rows("SELECT count(*) FROM calls") == [(2,)]
+        assert store.rows("SELECT count(*) FROM failures") == [(0,)]
+    await play(store_path, configuration(), models={"scripted": model})
+    reference = store_path.with_name("unbroken.db")
+    await play(reference, configuration())
+    assert documents(store_path, run) == documents(reference, run)
+
+
+async def test_permits_and_limits_change_while_it_runs(store_path: Path) -> None:
+    model = Gated()
+    engine = await engine_for(store_path, configuration(), models={"scripted": model})
+    run = engine.run_row.id
+    async with running(engine):
+        assert await answered(store_path, tell(store_path, run, "permits", model="scripted", limit=1)) == {
+            "model": "scripted",
+            "limit": 1,
+        }
+        refused = await answered(store_path, tell(store_path, run, "permits", model="nobody", limit=1))
+        assert "no model 'nobody'" in refused["error"]
+        limits = await answered(store_path, tell(store_path, run, "limits", calls=12))
+        assert limits["calls"] == 12
+        unknown = await answered(store_path, tell(store_path, run, "dance"))
+        assert "knows no command 'dance'" in unknown["error"]
+    with Store.read(store_path) as store:
+        assert store.run(run).operation["limits"]["calls"] == 12
+        verbs = [json.loads(row[0])["verb"] for row in store.rows("SELECT data FROM events WHERE kind = 'command'")]
+        assert verbs == ["permits", "permits", "limits", "dance"]
+
+
+async def test_a_used_up_budget_stops_and_a_larger_one_goes_on(store_path: Path) -> None:
+    small = configuration(limits={"calls": 9, "trees_in_flight": 1})
+    run = await play(store_path, small)
+    with Store.read(store_path) as store:
+        assert store.run(run).state == "stopped"
+        assert store.run(run).reason == "the budget of 9 calls is used up"
+        assert store.rows("SELECT count(*) FROM calls")[0][0] >= 9
+    engine = await open_engine(store_path, run, config=configuration(limits={"calls": 0}))
+    assert await engine.run() == "finished"
+    await close_engine(engine)
+
+
+async def test_resuming_under_another_identity_is_refused_naming_the_keys(store_path: Path) -> None:
+    run = await begun(store_path, configuration())
+    with pytest.raises(SetupError, match=r"would change play.turns, play.user.rerolls"):
+        await open_engine(store_path, run.id, config=configuration(turns=5, user={"rerolls": 0}))
+    other = configuration(models={"scripted": {"kind": "scripted", "variant": "another"}})
+    with pytest.raises(SetupError, match=r"would change models.scripted"):
+        await open_engine(store_path, run.id, config=other)
+    with Store.read(store_path) as store:
+        assert lock_of(store, run.id) is None
+
+
+async def test_a_prompt_changed_for_a_live_run_is_a_revision_for_the_trees_not_begun(store_path: Path) -> None:
+    model = Gated()
+    config = configuration(limits={"trees_in_flight": 1}, personas={"count": 3})
+    engine = await engine_for(store_path, config, models={"scripted": model})
+    run = engine.run_row.id
+    prompt = Prompt("responder", "[head]\nAnswer in capitals.\n")
+    with Store.open(store_path) as store:
+        store.apply(keep_prompt(prompt.id, prompt.kind, prompt.text))
+    async with running(engine) as task:
+        await until(lambda: model.waiting == 1, "the first user asked")
+        args = {"role": "responder.plain", "prompt": prompt.id}
+        assert await answered(store_path, tell(store_path, run, "prompt", **args)) == {"revision": 1}
+        wrong = await answered(store_path, tell(store_path, run, "prompt", role="user", prompt=prompt.id))
+        assert "does not fit user" in wrong["error"]
+        model.open_door.set()
+        assert await task == "finished"
+    with Store.read(store_path) as store:
+        assert [row.revision for row in store.trees(run)] == [0, 1, 1]
+        used = "SELECT DISTINCT t.position FROM uses u JOIN trees t ON t.id = u.tree_id WHERE u.prompt_id = ?"
+        assert store.rows(used + " ORDER BY 1", (prompt.id,)) == [(1,), (2,)]
+        assert verify(store).findings == ()
+
+
+async def test_a_full_disk_stops_the_engine_and_keeps_everything(store_path: Path) -> None:
+    config = configuration(personas={"count": 8}, limits={"trees_in_flight": 2})
+    engine = await engine_for(store_path, config)
+    pages = engine._writer._store.connection.execute("PRAGMA page_count").fetchone()[0]
+    engine._writer._store.connection.execute(f"PRAGMA max_page_count = {pages + 40}")
+    await engine.run()
+    assert isinstance(engine.failure, StoreFull)
+    assert "espalier resume" in str(engine.failure)
+    await close_engine(engine)
+    with Store.read(store_path) as store:
+        kept = store.rows("SELECT count(*) FROM calls")[0][0]
+        assert kept > 0
+        assert verify(store).findings == ()
+    run = await play(store_path, config)
+    reference = store_path.with_name("unbroken.db")
+    await play(reference, config)
+    assert documents(store_path, run) == documents(reference, run)
+
+
+async def test_two_runs_share_calls_that_carry_no_seed(store_path: Path) -> None:
+    greedy = {"sampling": {"temperature": 0}}
+    await play(store_path, configuration(turns=1, user=greedy))
+    await play(store_path, configuration(turns=2, user=greedy))
+    with Store.read(store_path) as store:
+        shared = store.rows("SELECT count(*) FROM (SELECT call_id FROM uses GROUP BY call_id HAVING count(DISTINCT run_id) > 1)")
+        assert shared[0][0] > 0
+        assert verify(store).findings == ()
+
+
+def test_readers_need_nothing_but_sqlite(store_path: Path) -> None:
+    asyncio.run(play(store_path, configuration()))
+    connection = sqlite3.connect(store_path)
+    assert connection.execute("SELECT count(*) FROM tree_messages WHERE continued").fetchone()[0] == 6
+    assert connection.execute("SELECT count(*) FROM paths").fetchone()[0] > 0
+    assert connection.execute("SELECT chosen, rejected, margin FROM pairs").fetchone() is not None
+    connection.close()
+
+
+def documents(path: Path, run: str) -> list[Any]:
+    """What a run's trees hold, as values."""
+    return [
+        (list(t), t.continued, t.ledgers, {k: sorted(v, key=lambda j: j.id) for k, v in t.judgements.items()})
+        for t in trees_of(path, run)
+    ]

@@ -1,0 +1,295 @@
+"""Figures over a run, each a query: how far it is, what it cost, what failed, and how its judges behaved.
+
+A rate keeps its two counts, so that whoever prints it can print the interval too. Nothing is kept between two
+questions: the figures are those of what is committed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from string import ascii_uppercase
+
+from trees.store import Store
+from trees.text import unescape
+from trees.values import Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """How often something happened, of how many times it could have."""
+
+    count: int
+    of: int
+
+    @property
+    def value(self) -> float | None:
+        """The share; None of nothing."""
+        return self.count / self.of if self.of else None
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % Wilson interval of the share."""
+        return wilson(self.count, self.of)
+
+
+def wilson(count: int, of: int, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson's score interval for a share (JASA 22, 1927, p. 209); of nothing, it is (0, 1)."""
+    if of == 0:
+        return 0.0, 1.0
+    share, weight = count / of, z * z / of
+    middle = (share + weight / 2) / (1 + weight)
+    half = z * math.sqrt(share * (1 - share) / of + weight / (4 * of)) / (1 + weight)
+    # At 0 and 1 the bound is exact; floating point would miss it by a hair.
+    return 0.0 if count == 0 else middle - half, 1.0 if count == of else middle + half
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run is."""
+
+    trees: Mapping[str, int]
+    """Number by state."""
+    nodes: int
+    turns: int
+    """Users' messages that are stored."""
+    pairs: Mapping[str, int]
+    """Number by judge id, before what is held out is left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What one role asked of one model. Calls that several places share count once."""
+
+    role: str
+    model: str
+    calls: int
+    tokens_in: int
+    tokens_cached: int
+    """Of `tokens_in`, not read again."""
+    tokens_out: int
+    seconds: float
+    first_token_s: float | None
+    """Mean seconds to the first token, over the calls that say."""
+    failed_attempts: int
+    """Before the answers came."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failures:
+    """Calls of one role that got no answer, for one cause."""
+
+    kind: str
+    role: str
+    calls: int
+    unresolved: int
+    """Of them, those that were not answered later either."""
+    example: str
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeStatistics:
+    """How one judge behaved in one run. Outcomes are those of the verdicts that count now."""
+
+    id: str
+    name: str
+    kind: str
+    turns: int
+    incomplete: int
+    """Judgements in which a call failed."""
+    outcomes: Mapping[Outcome, int]
+    win_rates: Mapping[str, Rate]
+    """By responder: wins over replies of other responders, of all decided comparisons with them."""
+    first_shown: Rate
+    """How often the reply shown first was picked, in judgements that showed the replies in several orders."""
+    first_expected: float | None
+    """What `first_shown` would be if position did not matter; None where order never varied."""
+    flips: Rate
+    """Verdicts that the next judgement of the same turn changed."""
+    hinted: Rate
+    """Wins of the reply that was given the hint, of all decided comparisons with one that was not."""
+
+
+@dataclass(frozen=True, slots=True)
+class DriftStatistics:
+    """How often the persona user left its part."""
+
+    messages: int
+    rerolled: int
+    """Messages that were asked for more than once."""
+    rerolls: int
+    drifting: Mapping[str, int]
+    """Messages that still drifted after the last re-roll, by the kind of drift."""
+
+
+def progress(store: Store, run_id: str) -> Progress:
+    """How far a run is."""
+    states = dict(store.rows("SELECT state, count(*) FROM trees WHERE run_id = ? GROUP BY state", (run_id,)))
+    nodes, turns = store.rows(
+        "SELECT count(*), coalesce(sum(n.speaker = 'user'), 0) FROM trees t JOIN nodes n ON n.tree_id = t.id "
+        "WHERE t.run_id = ?",
+        (run_id,),
+    )[0]
+    sql = f"SELECT judge_id, count(*) FROM pairs WHERE turn_id {_OF_RUN} GROUP BY judge_id"
+    return Progress(states, nodes, turns, dict(store.rows(sql, (run_id,))))
+
+
+def usage(store: Store, run_id: str) -> list[Usage]:
+    """What a run asked of models, by role and model."""
+    sql = """
+    SELECT role, label, count(*), coalesce(sum(tokens_in), 0), coalesce(sum(tokens_cached), 0),
+           coalesce(sum(tokens_out), 0), total(seconds), avg(first_token_s), sum(failed)
+    FROM (SELECT DISTINCT u.role, m.id AS model, m.label, c.id, c.tokens_in, c.tokens_cached, c.tokens_out,
+                 c.seconds, c.first_token_s, coalesce(json_array_length(c.attempts), 0) AS failed
+          FROM uses u JOIN calls c ON c.id = u.call_id JOIN models m ON m.id = c.model_id WHERE u.run_id = ?)
+    GROUP BY role, model ORDER BY role, label, model
+    """
+    return [Usage(*row) for row in store.rows(sql, (run_id,))]
+
+
+def failures_by_cause(store: Store, run_id: str) -> list[Failures]:
+    """A run's failed calls, the most frequent cause first."""
+    sql = """
+    SELECT kind, role, count(*), sum(resolved_at IS NULL), max(message) FROM failures WHERE run_id = ?
+    GROUP BY kind, role ORDER BY count(*) DESC, kind, role
+    """
+    rows = store.rows(sql, (run_id,))
+    return [Failures(kind, role, calls, open_, unescape(said)) for kind, role, calls, open_, said in rows]
+
+
+def judge_statistics(store: Store, run_id: str) -> list[JudgeStatistics]:
+    """How each judge of a run behaved, by name."""
+    sql = f"""
+    SELECT g.id, g.name, g.kind, count(DISTINCT j.node_id), coalesce(sum(NOT j.complete), 0)
+    FROM judgements j JOIN judges g ON g.id = j.judge_id
+    WHERE j.node_id {_OF_RUN} GROUP BY g.id ORDER BY g.name, g.id
+    """
+    return [_judge(store, run_id, *row) for row in store.rows(sql, (run_id,))]
+
+
+def drift_statistics(store: Store, run_id: str) -> DriftStatistics:
+    """How often the persona user left its part in a run."""
+    messages = (
+        "FROM trees t JOIN nodes n ON n.tree_id = t.id "
+        "WHERE t.run_id = ? AND n.speaker = 'user' AND n.origin = 'model'"
+    )
+    counts = store.rows(
+        f"SELECT count(*), coalesce(sum(rerolls > 0), 0), coalesce(sum(rerolls), 0) {messages}", (run_id,)
+    )[0]
+    kinds = store.rows(f"SELECT drift, count(*) {messages} AND drift IS NOT NULL GROUP BY drift", (run_id,))
+    return DriftStatistics(counts[0], counts[1], counts[2], dict(kinds))
+
+
+_OF_RUN = "IN (SELECT n.id FROM nodes n JOIN trees t ON t.id = n.tree_id WHERE t.run_id = ?)"
+
+
+@dataclass(frozen=True, slots=True)
+class _Win:
+    """A decided comparison: who won over whom."""
+
+    winner: str
+    loser: str
+    winner_hinted: bool
+    loser_hinted: bool
+
+
+def _judge(
+    store: Store, run_id: str, judge_id: str, name: str, kind: str, turns: int, incomplete: int
+) -> JudgeStatistics:
+    sql = (
+        f"SELECT outcome, count(*) FROM current_verdicts WHERE judge_id = ? AND turn_id {_OF_RUN} GROUP BY 1"
+    )
+    outcomes = dict(store.rows(sql, (judge_id, run_id)))
+    wins = _wins(store, run_id, judge_id)
+    first_shown, expected = _first_shown(_pick_positions(store, run_id, judge_id))
+    return JudgeStatistics(
+        judge_id,
+        name,
+        kind,
+        turns,
+        incomplete,
+        outcomes,
+        win_rates(wins),
+        first_shown,
+        expected,
+        _flips(store, run_id, judge_id),
+        hinted_rate(wins),
+    )
+
+
+def _wins(store: Store, run_id: str, judge_id: str) -> list[_Win]:
+    sql = f"""
+    SELECT a.role, b.role, a.hinted, b.hinted
+    FROM current_verdicts v JOIN nodes a ON a.id = v.first_id JOIN nodes b ON b.id = v.second_id
+    WHERE v.judge_id = ? AND v.outcome = 'win' AND v.turn_id {_OF_RUN}
+    """
+    return [_Win(a, b, bool(c), bool(d)) for a, b, c, d in store.rows(sql, (judge_id, run_id))]
+
+
+def win_rates(wins: Iterable[_Win]) -> dict[str, Rate]:
+    """By responder: wins over other responders, of all decided comparisons with them."""
+    won: Counter[str] = Counter()
+    lost: Counter[str] = Counter()
+    for win in wins:
+        if win.winner != win.loser:
+            won[win.winner] += 1
+            lost[win.loser] += 1
+    return {role: Rate(won[role], won[role] + lost[role]) for role in sorted({*won, *lost})}
+
+
+def hinted_rate(wins: Iterable[_Win]) -> Rate:
+    """Wins of hinted replies over unhinted ones, of all decided comparisons between the two."""
+    unlike = [win for win in wins if win.winner_hinted != win.loser_hinted]
+    return Rate(sum(win.winner_hinted for win in unlike), len(unlike))
+
+
+def _pick_positions(store: Store, run_id: str, judge_id: str) -> Iterator[tuple[int, int]]:
+    """Of each readable presentation of judgements that varied the order: place of the pick, replies shown."""
+    sql = f"""
+    SELECT p.shown, p.probabilities, p.label
+    FROM judgements j JOIN presentations p ON p.judgement_id = j.id
+    WHERE j.judge_id = ? AND j.node_id {_OF_RUN}
+      AND (SELECT count(DISTINCT shown) FROM presentations q WHERE q.judgement_id = j.id) > 1
+    """
+    for shown, odds, label in store.rows(sql, (judge_id, run_id)):
+        order = json.loads(shown)
+        position = pick_position(order, json.loads(odds), label)
+        if position is not None:
+            yield position, len(order)
+
+
+def pick_position(order: Sequence[str], odds: Mapping[str, float], label: str | None) -> int | None:
+    """Where the pick of a presentation stood, from 0: the likeliest reply, else the letter named."""
+    if odds and label is not None:
+        return max(range(len(order)), key=lambda place: odds.get(order[place], 0.0))
+    letters = ascii_uppercase[: len(order)]
+    return letters.index(label) if label and label in letters else None
+
+
+def _first_shown(positions: Iterable[tuple[int, int]]) -> tuple[Rate, float | None]:
+    seen = list(positions)
+    rate = Rate(sum(position == 0 for position, _ in seen), len(seen))
+    return rate, sum(1 / shown for _, shown in seen) / len(seen) if seen else None
+
+
+def _flips(store: Store, run_id: str, judge_id: str) -> Rate:
+    sql = f"""
+    SELECT j.node_id, v.first_id, v.second_id, v.outcome, j.repeat
+    FROM judgements j JOIN verdicts v ON v.judgement_id = j.id
+    WHERE j.judge_id = ? AND j.complete AND j.node_id {_OF_RUN} ORDER BY j.repeat
+    """
+    said: dict[tuple[str, ...], list[tuple[str, str]]] = {}
+    for turn, first, second, outcome, _ in store.rows(sql, (judge_id, run_id)):
+        verdict = (outcome, first if outcome == "win" else "")
+        said.setdefault((turn, *sorted((first, second))), []).append(verdict)
+    return flip_rate(said.values())
+
+
+def flip_rate(said: Iterable[Sequence[tuple[str, str]]]) -> Rate:
+    """How often a verdict differs from the one before, given each pair's verdicts in order."""
+    steps = [(before, after) for verdicts in said for before, after in pairwise(verdicts)]
+    return Rate(sum(before != after for before, after in steps), len(steps))

@@ -1,0 +1,145 @@
+"""Working on stored trees: `branch` grows them by hand, `judge` has them judged again."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import click
+
+from trees.errors import SetupError
+from tui.console import is_plain, say, say_json, say_lines
+from tui.options import config_option, examples, json_option, store_option
+
+
+@click.command(
+    epilog=examples(
+        "espalier branch 9c0d1e2f --reroll 3",
+        'espalier branch 9c0d1e2f --edit "I would rather not say."',
+        "espalier branch 9c0d1e2f --extend 2",
+    )
+)
+@click.argument("node")
+@click.option(
+    "--edit",
+    "text",
+    metavar="TEXT",
+    help="A sibling of NODE that says TEXT; after a user's one replies follow.",
+)
+@click.option(
+    "--reroll",
+    "count",
+    type=click.IntRange(1, 16),
+    metavar="N",
+    help="N more siblings of NODE from its model.",
+)
+@click.option(
+    "--extend", "turns", type=click.IntRange(1), metavar="TURNS", help="Play on from the reply NODE."
+)
+@json_option
+@store_option
+def branch(
+    node: str, text: str | None, count: int | None, turns: int | None, as_json: bool, store_path: Path
+) -> None:
+    """Grow a tree at NODE by hand. The old branch stays; what is new is drawn.
+
+    The run's engine does it if one is at work, else one is started for this alone.
+    """
+    from trees.store import Store
+
+    given = [
+        {"kind": kind, key: value}
+        for kind, key, value in (
+            ("edit", "text", text),
+            ("reroll", "count", count),
+            ("extend", "turns", turns),
+        )
+        if value is not None
+    ]
+    if len(given) != 1:
+        raise click.UsageError("give one of --edit TEXT, --reroll N and --extend TURNS")
+    with Store.read(store_path) as store:
+        node_id = store.find("nodes", node)
+        tree_id = store.tree_of(node_id)
+        run_id = store.tree_row(tree_id).run_id
+    result = _done(store_path, run_id, "branch", {"node": node_id, **given[0]})
+    if as_json:
+        say_json(result)
+        return
+    _draw_new(store_path, tree_id, result["nodes"])
+
+
+@click.command(
+    epilog=examples(
+        "espalier judge 1a2b3c4d --judge likelihood --again",
+        "espalier judge 1a2b3c4d --judge strict --config judges.toml",
+    )
+)
+@click.argument("run")
+@click.option(
+    "--judge", "name", required=True, metavar="NAME", help="The judge: one of the run's, or of the file's."
+)
+@click.option("--again", is_flag=True, help="Judge turns again that this judge has judged already.")
+@config_option
+@json_option
+@store_option
+def judge(
+    run: str, name: str, again: bool, config_path: Path | None, as_json: bool, store_path: Path
+) -> None:
+    """Have a judge judge all turns of RUN that it has not judged yet; earlier judgements stay.
+
+    --config takes the judge from [judges.NAME] of another file; its model must be one of the run's.
+    """
+    from trees.store import Store
+    from tui.facts import run_facts
+
+    args: dict[str, Any] = {"name": name, "again": again}
+    if config_path is not None:
+        args["config"] = _judge_in(config_path, name)
+    with Store.read(store_path) as store:
+        run_id = store.find("runs", run)
+    result = _done(store_path, run_id, "judge", args)
+    if as_json:
+        say_json(result)
+        return
+    with Store.read(store_path) as store:
+        facts = run_facts(store, store.run(run_id))
+    say(f"{name} judged {result['turns']} turns of run {run_id[:8]}")
+    for row in facts["judges"]:
+        if row["id"] == result["judge"]:
+            say(
+                ", ".join(
+                    f"{key} {row[key]}" for key in ("win", "tie", "both_bad", "unstable", "abstain", "pairs")
+                )
+            )
+
+
+def _judge_in(path: Path, name: str) -> dict[str, Any]:
+    from simulation.config import load_config
+
+    judges = load_config(path).judges
+    if name not in judges:
+        raise SetupError(f"{path} has no judge {name!r}", hint=f"Its judges: {', '.join(judges)}.")
+    return judges[name].model_dump(mode="json")
+
+
+def _done(store_path: Path, run_id: str, verb: str, args: dict[str, Any]) -> dict[str, Any]:
+    from tui.launch import have_done
+
+    return asyncio.run(have_done(store_path, run_id, verb, args))
+
+
+def _draw_new(store_path: Path, tree_id: str, new: list[str]) -> None:
+    from trees.store import Store
+    from tui.draw import draw_below, legend
+    from tui.picture import look_for
+
+    with Store.read(store_path) as store:
+        run_id = store.tree_row(tree_id).run_id
+        look = look_for(store, run_id, judge=None, plain=is_plain(), ids=True, everything=True)
+        tree = store.tree(tree_id)
+    say(f"tree {tree_id[:8]}: {len(new)} new {'branch' if len(new) == 1 else 'branches'}")
+    for node_id in new:
+        say_lines(draw_below(tree, tree[node_id], look))
+    say_lines([(), legend(look)])

@@ -1,0 +1,120 @@
+"""Whether the store is sound, and what it gives to trainers: `verify` and `export`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from trees.errors import SetupError
+from tui.console import say, say_json, say_table
+from tui.options import FILE, examples, json_option, store_option
+
+if TYPE_CHECKING:
+    from trees.verify import Progress, Report
+
+
+@click.command(epilog=examples("espalier verify", "espalier verify --no-prompts --json"))
+@click.option("--no-prompts", is_flag=True, help="Do not render every prompt again to check its digest.")
+@json_option
+@store_option
+def verify(no_prompts: bool, as_json: bool, store_path: Path) -> None:
+    """Derive the store again from itself: ids, digests, parents, verdicts, prompts. Exit 1 with findings.
+
+    Nothing is changed, and an engine may be at work meanwhile. Every prompt is rendered again from its tree
+    and compared with what was sent, which takes the longest.
+    """
+    from agents.rerender import Rerender
+    from trees.store import Store
+    from trees.verify import verify as check
+
+    with Store.read(store_path) as store:
+        report = check(store, rerender=None if no_prompts else Rerender(store), progress=_progress())
+    if as_json:
+        say_json(
+            {
+                "findings": [{"kind": f.kind, "id": f.id, "what": f.what} for f in report.findings],
+                "checked": dict(report.checked),
+                "not_rendered": report.not_rendered,
+            }
+        )
+    else:
+        _say_report(report, store_path)
+    if not report.clean:
+        raise SystemExit(1)
+
+
+def _say_report(report: Report, store_path: Path) -> None:
+    looked = ", ".join(f"{number} {what}" for what, number in report.checked.items() if number)
+    say(f"checked {looked}")
+    if report.not_rendered:
+        say(f"{report.not_rendered} prompts belong to turns that were never stored, and cannot be compared")
+    if report.clean:
+        say(f"{store_path} is sound")
+        return
+    say(f"{len(report.findings)} findings in {store_path}:")
+    say_table(("kind", "id", "finding"), [(f.kind, f.id, f.what) for f in report.findings])
+    say("keep a copy (espalier store backup), and delete the runs concerned or restore a backup")
+
+
+def _progress() -> Progress | None:
+    """What is being checked, on one line of a terminal; nothing elsewhere."""
+    if not sys.stderr.isatty():
+        return None
+
+    def tell(what: str, rows: int) -> None:
+        click.echo(f"\r\x1b[Kchecking {what}: {rows}\r", err=True, nl=False)
+
+    return tell
+
+
+@click.command(
+    epilog=examples(
+        "espalier export sft sft.jsonl",
+        "espalier export dpo pairs.jsonl --run 1a2b3c4d --judge likelihood --min-margin 0.1",
+    )
+)
+@click.argument("what", type=click.Choice(["sft", "dpo"]))
+@click.argument("out", type=FILE)
+@click.option(
+    "--run", "runs", multiple=True, metavar="RUN", help="Only this run; may be given again for more."
+)
+@click.option("--judge", metavar="NAME", help="Whose verdicts; the only judge's if left out.")
+@click.option(
+    "--min-margin", type=click.FloatRange(0), help="Smallest difference of scores, in the judge's unit."
+)
+@click.option("--force", is_flag=True, help="Write over a file that is there.")
+@json_option
+@store_option
+def export(
+    what: Literal["sft", "dpo"],
+    out: Path,
+    runs: tuple[str, ...],
+    judge: str | None,
+    min_margin: float | None,
+    force: bool,
+    as_json: bool,
+    store_path: Path,
+) -> None:
+    """Write training data to OUT as JSON lines in TRL's formats.
+
+    sft: the winning reply of each turn. dpo: each win of one reply over another. Nothing that touches a
+    held-out person is written. What was left out is counted with the reason.
+    """
+    from train.export import export as write
+    from trees.store import Store
+
+    if out.exists() and not force:
+        raise SetupError(f"{out} exists already", hint="Name another file, or write over it with --force.")
+    with Store.read(store_path) as store:
+        wanted = [store.find("runs", run) for run in runs] or None
+        done = write(store, what, out, judge=judge, min_margin=min_margin, runs=wanted, overwrite=force)
+    if as_json:
+        say_json({"file": str(out), "rows": done.rows, "judge": done.judge_id, "dropped": dict(done.dropped)})
+        return
+    say(f"{done.rows} rows written to {out}, by the verdicts of {done.judge!r} ({done.judge_id[:8]})")
+    if done.dropped:
+        left_out = "turns" if what == "sft" else "verdicts"
+        say_table((f"{left_out} left out", "number"), done.dropped.items(), right=("number",))

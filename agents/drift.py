@@ -12,7 +12,16 @@ first that holds:
 - `restart`: it opens the conversation anew in the middle.
 
 The cues are English with the commonest equivalents in other languages; `empty` and `echo` know no language.
-MEASURED_DRIFT
+
+Measured with benchmarks/drift.py (21 November 2026; 80 cases a half, 95 % Wilson), any drift:
+
+    dev        precision 44/44 [0.92, 1.00]   recall 44/44 [0.92, 1.00]   (read while this was written)
+    held-out   precision 39/39 [0.91, 1.00]   recall 39/44 [0.76, 0.95]   (the second look)
+
+The first look at the held-out half missed the bar of 0.8: recall 35/44 = 0.795 [0.66, 0.89], precision
+35/35. Its table by label showed 5 of 14 role flips found; more of the assistant's phrases were then added
+without reading a held-out case, so the second figure is not wholly blind. All misses are role flips (9/14
+found): an assistant's answer in nobody's phrases, plain facts or advice, is not recognised.
 """
 
 from __future__ import annotations
@@ -211,6 +220,42 @@ _ASSISTANT_CUES = _cues(r"""
 1 try_|consider_|start_by|avoid_|_by_ \b(?:try|consider|start by|avoid|by) [a-zé]+ing\b
 1 _to_ [.!?] to (?:\w+ ){1,8}?\w+,
 3 helps \b(?:i hope|hope) (?:this|that|these) (?:information |tips |advice )?helps\b(?! (?:me|him|her|them))
+3 your_assistant \b(?:i(?:'m| am)|as) your assistant\b
+3 trained|programmed|designed|training_data|developers \bi(?:'m| was| am) (?:trained|programmed
+    |designed) (?:to|by|on)
+    |\bmy (?:training data|developers)\b
+2 not_a_|not_human \bi(?:'m| am) not (?:a (?:doctor|lawyer|vet|therapist|human|real person)|human)\b
+2 let_me|i_can|i'll|i_could|i_will|should_i \b(?:let me|i can|i'll|i could|i will|should i) (?:explain|break
+    |walk you|look (?:that|it|this) up|summari[sz]e|list|draft|rewrite|translate|set a reminder|remind you
+    |recommend
+    |suggest|give you|show you|guide you|check (?:that|it) for you|find (?:you|some|a few))
+1 for_you \bfor you\b
+3 on_your_mind \bwhat(?:'s| else is| is) on your mind\b
+3 brings_you \bwhat brings you\b
+2 helpful|useful \b(?:what|which|would)\b[^.?!]{0,30}\b(?:be|feel) (?:most |more )?(?:helpful|useful)\b
+2 does_ \bdoes (?:that|this|any of (?:that|this)) (?:help|resonate)\b
+2 got_this \byou(?:'ve| have) got this\b
+2 courage \b(?:it )?takes? (?:a lot of |real |great )?courage\b
+2 deserve \byou deserve\b
+2 yourself \b(?:give|allow|hard on|listen to|care of|treat|ask) yourself\b
+2 your_body \blisten to your body\b
+2 okay_to \b(?:it's|it is|that's) (?:okay|ok|alright|fine) to\b
+2 option \b(?:one|another|a good|a common|the best) (?:option|approach|way|strategy) (?:is|to|would|could
+    |might)\b
+1 depend \b(?:it|that) (?:really )?depends on\b
+2 help \b(?:can|may|might|could|will) (?:really |also |often )?help (?:with|reduce|to|calm|ease|prevent
+    |improve|relieve)\b
+2 love_to_hear \b(?:love|curious|like) to hear (?:more|about|how|what|your)\b
+2 glad_you|happy_you \b(?:glad|happy) you(?:'re| are|'ve)? (?:shared|reached|brought|opened|told|asked
+    |mentioned|here|found)
+2 say_more \b(?:can|could|would) you say more\b
+2 hear_you \bi hear you\b
+1 sense \b(?:makes|make) (?:complete |total |perfect |a lot of )?sense\b
+2 proud \bproud of you\b
+2 how_ \bhow (?:long have you|does it affect you)\b
+2 start|begin \bwhen did (?:this|it|that|the) (?:\w+ )?(?:start|begin)\b
+1 how_|wow|oh_no|what_a ^(?:oh, )?(?:how (?:wonderful|lovely|exciting|frustrating|sweet|awful|nice
+    |interesting)|wow|oh no|what a)\b
 2 luck \b(?:good|best of) luck (?:with|on|for|in) your
 2 your \bcongratulations on your
 1 congrat \bcongratulations\b
@@ -220,7 +265,7 @@ _ASSISTANT_CUES = _cues(r"""
 1 to_hear \b(?:great|wonderful|lovely|glad|happy|good|nice|pleased) to hear\b
 2 not_alone \byou(?:'re| are) not alone\b
 2 welcome \byou(?:'re| are) (?:very |most |so )?welcome\b(?! to\b)
-2 yourself \b(?:gentle|kind|patient|easy) (?:with|to|on) yourself\b
+2 yourself \b(?:gentle|kind|patient|easy|hard) (?:with|to|on) yourself\b
 2 proud \byou should be (?:very |so )?proud
 2 based_on \bbased on (?:your|what you|the information)
 2 certainly|sure|of_course|absolutely|definitely ^(?:certainly|sure|of course|absolutely|definitely
@@ -322,7 +367,7 @@ _CONTINUES = re.compile(
 _QUOTED = re.compile(r"\"[^\"]*\"|“[^”]*”|„[^“”]*[“”]|«[^»]*»|「[^」]*」|(?<!\w)'[^'\n]{6,}'(?!\w)")
 _REPORTS = re.compile(
     r"(?<!'d )(?<!would )\b(?:says?|said|saying|asks?|asked|asking|tells?|told|telling|goes|went all"
-    r"|answers?|answered|writes?|wrote|reads|repl(?:y|ies|ied)|shouts?|shouted|means?)\b[^.!?]{0,20}$"
+    r"|answers?|answered|writes?|wrote|reads|repl(?:y|ies|ied)|shouts?|shouted)\b[^.!?]{0,20}$"
     r"|\b(?:i|we|my|he|she|they)\b[^.!?:]{4,}:\s(?:\w+,? ){0,2}$"
 )
 """What comes before words that somebody else says, or says at work: `all day I say: ...`."""
@@ -331,6 +376,10 @@ _REPORTED = re.compile(
 )
 _FIRST_PERSON = re.compile(r"\b(?:i|i'm|i've|i'd|i'll|me|my|mine|myself|we|our|us|we're)\b")
 _SECOND_PERSON = re.compile(r"\b(?:you|your|yours|yourself|you're|you've|you'd|you'll)\b")
+_JUDGES = re.compile(
+    r"(?:oh,? )?(?:that|it|this)(?:'s| is| sounds| must| can be| makes)\b[^?]{10,}\byou[^?]*\?"
+)
+"""A verdict on what the other said, then a question back: an interviewer's turn."""
 _GENERAL = re.compile(r"\b(?:usually|typically|generally|commonly)\b")
 _YOUR = re.compile(r"\byour ((?:[\w'-]+ ?){1,3})")
 _ORDERS = re.compile(
@@ -339,7 +388,8 @@ _ORDERS = re.compile(
 )
 _PLACEHOLDER = re.compile(
     r"[\[(<{]*\W*(?:no (?:response|reply|answer|message|text|comment)|silence|silent|empty|blank|none|null"
-    r"|nan|n/a|undefined|end|pause|nods?|shrugs?|smiles?|sighs?|laughs?|[a-z_|]*im_end[|]?|eos|/?s)\W*[\])>}]+"
+    r"|nan|n/a|undefined|end|pause|nods?|shrugs?|smiles?|sighs?|laughs?"
+    r"|[a-z_|]*im_end[|]?|eos|/?s)\W*[\])>}]+"
 )
 _BARE_LABEL = re.compile(r"[^\W\d_][\w'’ -]{0,24}:\s*")
 _TOKEN = re.compile(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff]|[^\W_]+")
@@ -453,8 +503,9 @@ def _flip_score(folded: str, plain: str, history: Sequence[tuple[str, str]], fac
         score += _own_matter_score(folded, history, facts)
     if not _FIRST_PERSON.search(folded):
         orders = len(_ORDERS.findall(folded))
-        score += 2 * (orders > 1)
-        supports += (orders == 1) + _stance_score(folded)
+        # Advice with nothing of oneself is the assistant's; its phrases weigh more than beside an "I".
+        score += 2 * (orders > 1) + (score > 0)
+        supports += (orders == 1) + _stance_score(folded) + bool(_JUDGES.match(folded))
     score += min(SUPPORT, supports)
     return score - (plain == folded and plain[:1].isalpha())
 
@@ -496,13 +547,13 @@ def _own_matter_score(folded: str, history: Sequence[tuple[str, str]], facts: Se
 
 
 def _restart_score(folded: str, history: Sequence[tuple[str, str]], facts: Sequence[str]) -> int:
-    """A greeting, words that open a conversation, a topic out of nowhere; less what ties it to the last."""
+    """A greeting, words that open a conversation, a topic out of nowhere; less ties to what was said."""
     if not any(speaker == "assistant" for speaker, _ in history):
         return 0
     greeting = _GREETING.match(folded)
     score = sum(_weights(_OPENING_CUES, folded))
     if greeting is None:
-        return score if _is_new(folded, history) else 0
+        return score if score and _is_new(folded, history) else 0
     if len(history) <= 2 and _GREETING.match(history[-1][1].casefold()):
         return score  # greeting back
     score += 2 if greeting["full"] else 1

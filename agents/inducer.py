@@ -100,7 +100,8 @@ def inducer_messages(
 
 def _ledger(request: InduceRequest, call_id: str, named: Sequence[str]) -> Ledger:
     known = {_folded(fact) for fact in request.known}
-    new = {_folded(fact): _SPACE.sub(" ", fact)[:MAX_FACT_CHARACTERS] for fact in named[:MAX_FACTS]}
+    shortened = (_SPACE.sub(" ", fact)[:MAX_FACT_CHARACTERS] for fact in named[:MAX_FACTS])
+    new = {_folded(fact): fact for fact in shortened}
     fresh = [fact for key, fact in new.items() if key and key not in known]
     said = _words_of_user(request.history) if fresh else set()
     supported = [fact for fact in fresh if is_supported(fact, said)]

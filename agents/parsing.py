@@ -22,7 +22,7 @@ def read_object(text: str) -> dict[str, object]:
     fenced = _FENCE.match(stripped)
     try:
         value = json.loads(fenced.group(1) if fenced else stripped)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Unreadable(f"not JSON: {error}") from error
     if not isinstance(value, dict):
         raise Unreadable(f"a JSON {type(value).__name__}, not an object")

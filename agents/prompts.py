@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,7 +30,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from trees.errors import SetupError
 from trees.ids import digest_of
 
-PromptKind = Literal["user", "inducer", "responder", "judge.likelihood", "judge.choice", "judge.pairwise", "deploy"]
+PromptKind = Literal["user", "inducer", "responder", "judge.likelihood", "judge.choice", "judge.pairwise", "judge.rating", "deploy"]
 
 _PERSON = frozenset({"profile", "personality"})
 VARIABLES: Mapping[str, Mapping[str, frozenset[str]]] = {
@@ -40,6 +40,7 @@ VARIABLES: Mapping[str, Mapping[str, frozenset[str]]] = {
     "judge.likelihood": {"head": _PERSON, "tail": frozenset({"revealed"})},
     "judge.choice": {"head": _PERSON, "tail": frozenset({"candidates", "letters", "revealed"})},
     "judge.pairwise": {"head": _PERSON, "tail": frozenset({"first", "second", "revealed"})},
+    "judge.rating": {"head": _PERSON, "tail": frozenset({"reply"})},
     "deploy": {"head": frozenset()},
 }
 """Per kind of prompt: its sections, and the variables each may use."""
@@ -51,6 +52,7 @@ SHIPPED_NAMES: Mapping[str, str] = {
     "judge.likelihood": "judge_likelihood",
     "judge.choice": "judge_choice",
     "judge.pairwise": "judge_pairwise",
+    "judge.rating": "judge_rating",
     "deploy": "deploy",
 }
 """The file that a kind of prompt is read from unless the configuration names another."""
@@ -98,39 +100,46 @@ class Prompt:
 def load_prompt(kind: str, name: str | None = None, folder: Path | None = None) -> Prompt:
     """Read a prompt and check it. Raises SetupError naming file, line and what is wrong."""
     wanted = name or SHIPPED_NAMES[kind]
-    text, origin = _read(wanted, folder)
-    prompt = Prompt(kind, text)
-    check_prompt(prompt, origin)
+    read = _read(wanted, folder)
+    while read and not read[0].text.strip():
+        del read[0]
+    prompt = Prompt(kind, "\n".join(line.text for line in read).strip() + "\n")
+    check_prompt(prompt, [f"{line.origin}, line {line.number}" for line in read])
     return prompt
 
 
-def check_prompt(prompt: Prompt, origin: str) -> None:
-    """Raise SetupError for a section or variable that this kind of prompt does not have, or a template error."""
+def check_prompt(prompt: Prompt, places: str | Sequence[str]) -> None:
+    """Raise SetupError for a section or variable that this kind of prompt does not have, or a template error.
+
+    `places` says where each line of the text is from; one name is that of the file that holds them all.
+    """
+    if isinstance(places, str):
+        places = [f"{places}, line {number}" for number, _ in enumerate(prompt.text.splitlines(), 1)]
     allowed = VARIABLES[prompt.kind]
     for section, (line, source) in _sections(prompt.text).items():
         if section not in allowed:
             raise SetupError(
-                f"{origin}, line {line}: a {prompt.kind} prompt has no section [{section}]; it has "
+                f"{places[line - 1]}: a {prompt.kind} prompt has no section [{section}]; it has "
                 + ", ".join(f"[{known}]" for known in allowed)
             )
-        _check_variables(source, allowed[section], f"{origin}, line", line, section)
+        _check_variables(source, allowed[section], places[line:] or places[-1:], section)
 
 
-def _check_variables(source: str, allowed: frozenset[str], where: str, first_line: int, section: str) -> None:
+def _check_variables(source: str, allowed: frozenset[str], places: Sequence[str], section: str) -> None:
     try:
         parsed = _SANDBOX.parse(source)
         _SANDBOX.from_string(source)
         unknown = find_undeclared_variables(parsed) - allowed
     except TemplateSyntaxError as error:
-        raise SetupError(f"{where} {first_line + error.lineno}: {error.message}") from error
+        raise SetupError(f"{places[min(error.lineno, len(places)) - 1]}: {error.message}") from error
     except TemplateError as error:
-        raise SetupError(f"{where} {first_line}: {error}") from error
+        raise SetupError(f"{places[0]}: {error}") from error
     for used in parsed.find_all(nodes.Name):
         if used.name in unknown:
             near = difflib.get_close_matches(used.name, allowed, n=1, cutoff=0.5)
             known = ", ".join(sorted(allowed)) or "none"
             raise SetupError(
-                f"{where} {first_line + used.lineno}: unknown variable {used.name!r} in [{section}]"
+                f"{places[used.lineno - 1]}: unknown variable {used.name!r} in [{section}]"
                 + (f"; did you mean {near[0]!r}?" if near else ""),
                 hint=f"Variables of this section: {known}.",
             )
@@ -148,16 +157,26 @@ def _sections(text: str) -> dict[str, tuple[int, str]]:
     return {name: (number, "\n".join(body)) for name, (number, body) in found.items()}
 
 
-def _read(name: str, folder: Path | None, seen: tuple[str, ...] = ()) -> tuple[str, str]:
-    """The text of a prompt file with everything it takes in, and what to call it in messages."""
+@dataclass(frozen=True, slots=True)
+class _ReadLine:
+    text: str
+    origin: str
+    """What to call the file in messages."""
+    number: int
+
+
+def _read(name: str, folder: Path | None, seen: tuple[str, ...] = ()) -> list[_ReadLine]:
+    """The lines of a prompt file with everything it takes in."""
     if name in seen:
         raise SetupError(f"prompt files take in each other in a circle: {' > '.join((*seen, name))}")
     raw, origin = _find(name, folder)
-    parts = []
-    for line in raw.splitlines():
-        include = _INCLUDE.match(line)
-        parts.append(_read(include.group(1), folder, (*seen, name))[0] if include else line)
-    return "\n".join(parts).strip() + "\n", origin
+    read = []
+    for number, line in enumerate(raw.splitlines(), 1):
+        if include := _INCLUDE.match(line):
+            read += [*_read(include.group(1), folder, (*seen, name)), _ReadLine("", origin, number)]
+        else:
+            read.append(_ReadLine(line, origin, number))
+    return read
 
 
 def _find(name: str, folder: Path | None) -> tuple[str, str]:

@@ -11,13 +11,15 @@ committed (a crash came first) has no path to render.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 from agents.calls import messages_digest
 from agents.inducer import inducer_messages
 from agents.judges.choice import choice_messages
 from agents.judges.likelihood import likelihood_messages
 from agents.judges.pairwise import pairwise_messages
+from agents.judges.rating import rating_messages
 from agents.messages import Line, Person
 from agents.models.protocol import Message
 from agents.person import person_of
@@ -40,6 +42,16 @@ class Setting:
 
     tree: ConversationTree
     person: Person | None
+    histories: dict[str, Sequence[Line]] = field(default_factory=dict)
+    """By the node a path ends at, as they are asked for: a turn's prompts share one."""
+
+    def history(self, node_id: str) -> Sequence[Line] | None:
+        """The path to a node as everybody heard it; None if the node is not stored."""
+        if node_id not in self.histories and node_id in self.tree:
+            path = self.tree.path(node_id)
+            # Not validated again: these texts are what validated requests carried.
+            self.histories[node_id] = [Line.model_construct(speaker=n.speaker, text=n.text) for n in path]
+        return self.histories.get(node_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +86,22 @@ class Shown:
         return [tree[node].text for node in shown] if all(node in tree for node in shown) else None
 
 
+class RememberingPrompt(Prompt):
+    """A prompt that renders what a persona alone decides (head, opening) once a persona, not once a call."""
+
+    @cached_property
+    def _rendered(self) -> dict[tuple[object, ...], str]:
+        return {}
+
+    def render(self, section: str, **values: object) -> str:
+        if section == "tail":
+            return super().render(section, **values)
+        key = (section, *sorted(values.items()))
+        if key not in self._rendered:
+            self._rendered[key] = super().render(section, **values)
+        return self._rendered[key]
+
+
 class Rerender:
     """Renders the prompts of uses again. The last tree is kept: ask tree by tree."""
 
@@ -93,18 +121,16 @@ class Rerender:
         render = _RENDERERS.get(prompt.kind) if prompt is not None else None
         if prompt is None or setting is None or render is None:
             return None
-        opens = use.node_id == use.tree_id
-        if not opens and use.node_id not in setting.tree:
+        history = [] if use.node_id == use.tree_id else setting.history(use.node_id)
+        if history is None:
             return None
-        path = [] if opens else setting.tree.path(use.node_id)
         resume = int(str(use.tail.get("resume", KEPT_AT_START)))
-        history = [Line.model_construct(speaker=node.speaker, text=node.text) for node in path]
         return render(Shown(use, prompt, setting, history, Window(use.epoch, resume)))
 
     def _prompt(self, prompt_id: str) -> Prompt | None:
         if prompt_id not in self._prompts:
             try:
-                self._prompts[prompt_id] = Prompt(*self._store.prompt(prompt_id))
+                self._prompts[prompt_id] = RememberingPrompt(*self._store.prompt(prompt_id))
             except NotFound:
                 return None
         return self._prompts[prompt_id]
@@ -179,6 +205,13 @@ def _pairwise(shown: Shown) -> Messages | None:
     return pairwise_messages(shown.prompt, person, shown.history, (first, second), revealed, shown.window)
 
 
+def _rating(shown: Shown) -> Messages | None:
+    texts = shown.candidates()
+    return (
+        None if texts is None else rating_messages(shown.prompt, shown.person(), shown.history, texts[0], shown.window)
+    )
+
+
 _RENDERERS: Mapping[str, Callable[[Shown], Messages | None]] = {
     "user": _speak,
     "inducer": _induce,
@@ -186,5 +219,6 @@ _RENDERERS: Mapping[str, Callable[[Shown], Messages | None]] = {
     "judge.likelihood": _likelihood,
     "judge.choice": _choice,
     "judge.pairwise": _pairwise,
+    "judge.rating": _rating,
 }
 """By kind of prompt: the function of the role that is asked with it."""

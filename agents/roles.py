@@ -27,7 +27,7 @@ class Role:
     """`user`, `inducer`, `responder.NAME` or `judge.NAME`: what nodes, uses and seeds are filed under."""
     models: tuple[str, ...]
     """Names of the models that may speak it; with several, one is drawn per turn."""
-    sampling: Sampling = Sampling()
+    sampling: Sampling = field(default_factory=Sampling)
     samples: int = 1
     """Answers per turn."""
     settings: Mapping[str, object] = field(default_factory=dict)
@@ -58,15 +58,21 @@ class Stage:
             return None
         return derive_seed(place.run_seed, place.node_id, role.name, purpose, sample, reroll)
 
-    async def window(self, model: str, history: Sequence[Line], head: str, max_tokens: int) -> Window:
+    async def window(
+        self, model: str, history: Sequence[Line], head: str, max_tokens: int, replies: Sequence[str] = ()
+    ) -> Window:
         """Which lines of the transcript this model can be shown beside a head and an answer of this length.
 
         A quarter of the context is left to the tail whatever it holds today, so that the cut does not move with it.
+        Replies to be scored, one at a time, stand there too; only one that outgrows it takes from the transcript.
         """
         context = self.calls.seats[model].model.capabilities.context
         if context is None:
             return WHOLE
-        room = context - max_tokens - context // 4
+        kept_free = context // 4
+        if any(len(reply.encode("utf-8", "surrogatepass")) > kept_free for reply in replies):
+            kept_free = max(kept_free, *await self._count(model, replies))
+        room = context - max_tokens - kept_free
         # A byte-level token is at least one byte, so what fits by bytes need not be counted.
         texts = [head, *(line.text for line in history)]
         if sum(len(text.encode("utf-8", "surrogatepass")) + 32 for text in texts) <= room:
@@ -75,13 +81,15 @@ class Stage:
         return window_of(lines, max(room - around, context // 4))
 
     async def _count(self, model: str, texts: Sequence[str]) -> list[int]:
-        unknown = list(dict.fromkeys(text for text in texts if (model, text) not in self._counts))
+        known = {text: self._counts.get((model, text)) for text in texts}
+        unknown = [text for text, count in known.items() if count is None]
         if unknown:
-            counted = await self.calls.seats[model].model.count_tokens(unknown)
+            counted = dict(zip(unknown, await self.calls.seats[model].model.count_tokens(unknown), strict=True))
             if len(self._counts) > 50_000:
                 self._counts.clear()
-            self._counts.update({(model, text): n for text, n in zip(unknown, counted, strict=True)})
-        return [self._counts.get((model, text), 0) for text in texts]
+            self._counts.update({(model, text): count for text, count in counted.items()})
+            known.update(counted)
+        return [known[text] or 0 for text in texts]
 
 
 def asking(

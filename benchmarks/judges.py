@@ -39,6 +39,7 @@ CASES = Path(__file__).parent / "data" / "judge_cases.jsonl"
 JUDGES: Mapping[str, tuple[str, dict[str, object]]] = {
     "likelihood": ("likelihood", {"condition": "persona"}),
     "likelihood, revealed only": ("likelihood", {"condition": "revealed"}),
+    "rating": ("rating", {}),
     "choice": ("choice", {}),
 }
 

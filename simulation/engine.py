@@ -41,7 +41,6 @@ from trees.store import RunRow, Store
 from trees.values import RunState
 from trees.writer import Writer
 from trees.writes import (
-    Write,
     keep_event,
     keep_revision,
     pin_revision,

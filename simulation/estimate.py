@@ -98,9 +98,7 @@ def branching_in_words(branching: BranchingConfig, replies: int) -> str:
     """What the branching policy does, for a person."""
     match branching.policy:
         case "winner":
-            return (
-                f"each turn goes on from the winner of {replies} replies, or from one drawn if there is none"
-            )
+            return f"each turn goes on from the winner of {replies} replies, or from one drawn if there is none"
         case "random":
             return (
                 f"each turn goes on from one of {replies} replies, drawn with the seed; "
@@ -109,9 +107,7 @@ def branching_in_words(branching: BranchingConfig, replies: int) -> str:
         case "weighted":
             return f"each turn goes on from one of {replies} replies, drawn with the seed by score"
         case "all":
-            return (
-                f"down to turn {branching.depth} each of {replies} replies goes on, after it the winner alone"
-            )
+            return f"down to turn {branching.depth} each of {replies} replies goes on, after it the winner alone"
         case "beam":
             return f"of each level the {branching.width} best replies by score go on"
 

@@ -86,9 +86,7 @@ async def _score(model: Model) -> Part:
 
 
 async def _choices(model: Model) -> Part:
-    answer = await model.chat(
-        ChatRequest(_QUESTION, Sampling(max_tokens=4, temperature=0.0), choices=("A", "B"))
-    )
+    answer = await model.chat(ChatRequest(_QUESTION, Sampling(max_tokens=4, temperature=0.0), choices=("A", "B")))
     first = answer.completions[0]
     closed = first.text.strip() in ("A", "B")
     odds = first.choice_logprobs

@@ -47,8 +47,8 @@ class Planned:
 
 
 def plan_run(cast: Cast, personas: Sequence[Persona], folder: Path | None) -> Planned:
-    ids = [[profile.id, personality.id] for profile, personality in personas]
-    return Planned(run_id(cast.identity(), cast.config.seed, list(ids)), cast, personas, folder)
+    ids: list[list[str | None]] = [[profile.id, personality.id] for profile, personality in personas]
+    return Planned(run_id(cast.identity(), cast.config.seed, ids), cast, personas, folder)
 
 
 def begin(store: Store, planned: Planned) -> RunRow:

@@ -134,9 +134,7 @@ def make_filter(
     unit: Unit | None = None,
 ) -> Filter:
     """Settle which judge, runs and unit are meant. Raises NotFound or BadFilter."""
-    chosen = tuple(
-        sorted(r[0] for r in store.rows("SELECT id FROM runs")) if runs is None else sorted(set(runs))
-    )
+    chosen = tuple(sorted(r[0] for r in store.rows("SELECT id FROM runs")) if runs is None else sorted(set(runs)))
     judge_id, name = find_judge(store, chosen, judge)
     own = _unit_of(store, judge_id)
     if unit is not None and unit != own:
@@ -164,9 +162,7 @@ def find_judge(store: Store, runs: Sequence[str], judge: str | None = None) -> t
         return found[0]
     hint = f"Judges of these runs: {', '.join(f'{name} ({judge_id[:12]})' for judge_id, name in known)}."
     if not known:
-        raise NotFound(
-            "no judge has judged a turn of these runs", hint="Judge them: espalier judge RUN --judge NAME."
-        )
+        raise NotFound("no judge has judged a turn of these runs", hint="Judge them: espalier judge RUN --judge NAME.")
     if judge is None:
         raise NotFound("several judges judged these runs, and none is named", hint=hint)
     if found:

@@ -174,8 +174,7 @@ def judge_statistics(store: Store, run_id: str) -> list[JudgeStatistics]:
 def drift_statistics(store: Store, run_id: str) -> DriftStatistics:
     """How often the persona user left its part in a run."""
     messages = (
-        "FROM trees t JOIN nodes n ON n.tree_id = t.id "
-        "WHERE t.run_id = ? AND n.speaker = 'user' AND n.origin = 'model'"
+        "FROM trees t JOIN nodes n ON n.tree_id = t.id WHERE t.run_id = ? AND n.speaker = 'user' AND n.origin = 'model'"
     )
     counts = store.rows(
         f"SELECT count(*), coalesce(sum(rerolls > 0), 0), coalesce(sum(rerolls), 0) {messages}", (run_id,)
@@ -200,9 +199,7 @@ class _Win:
 def _judge(
     store: Store, run_id: str, judge_id: str, name: str, kind: str, turns: int, incomplete: int
 ) -> JudgeStatistics:
-    sql = (
-        f"SELECT outcome, count(*) FROM current_verdicts WHERE judge_id = ? AND turn_id {_OF_RUN} GROUP BY 1"
-    )
+    sql = f"SELECT outcome, count(*) FROM current_verdicts WHERE judge_id = ? AND turn_id {_OF_RUN} GROUP BY 1"
     outcomes = dict(store.rows(sql, (judge_id, run_id)))
     wins = _wins(store, run_id, judge_id)
     first_shown, expected = _first_shown(_pick_positions(store, run_id, judge_id))
@@ -252,7 +249,7 @@ def _pick_positions(store: Store, run_id: str, judge_id: str) -> Iterator[tuple[
     sql = f"""
     SELECT p.shown, p.probabilities, p.label
     FROM judgements j JOIN presentations p ON p.judgement_id = j.id
-    WHERE j.judge_id = ? AND j.node_id {_OF_RUN}
+    WHERE j.judge_id = ? AND j.node_id {_OF_RUN} AND json_array_length(p.shown) > 1
       AND (SELECT count(DISTINCT shown) FROM presentations q WHERE q.judgement_id = j.id) > 1
     """
     for shown, odds, label in store.rows(sql, (judge_id, run_id)):

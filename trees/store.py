@@ -152,7 +152,7 @@ class Store:
         except sqlite3.Error as error:
             raise as_store_error(error, self.path) from error
 
-    def rows(self, sql: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+    def rows(self, sql: str, values: Sequence[object] = ()) -> list[Any]:
         """All rows of a query."""
         return self.connection.execute(sql, values).fetchall()
 
@@ -207,7 +207,7 @@ class Store:
     def _trees(self, where: str, values: tuple[object, ...]) -> list[TreeRow]:
         columns = "id, run_id, position, profile_id, personality_id, revision, state, turns, nodes, cause, title"
         found = self.rows(f"SELECT {columns} FROM trees {where}", values)
-        return [TreeRow(*r[:9], json.loads(r[9]) if r[9] else None, unescape(r[10])) for r in found]
+        return [TreeRow(*(*r[:9], json.loads(r[9]) if r[9] else None, unescape(r[10]))) for r in found]
 
     def tree_of(self, node_id: str) -> str:
         """The tree that holds a node. Raises NotFound."""
@@ -225,7 +225,7 @@ class Store:
         )
         of_tree = "node_id IN (SELECT id FROM nodes WHERE tree_id = ?)"
         for r in self.rows(f"SELECT {columns} FROM nodes WHERE tree_id = ? ORDER BY rowid", (tree_id,)):
-            tree.add(Node(*r[:7], unescape(r[7]), r[8], _text(r[9]), *r[10:13], bool(r[13]), *r[14:17]))
+            tree.add(Node(*(*r[:7], unescape(r[7]), r[8], _text(r[9]), *r[10:13], bool(r[13]), *r[14:17])))
         for c in self.rows(f"SELECT node_id, policy, reason FROM continued WHERE {of_tree}", (tree_id,)):
             tree.continued[c[0]] = Continued(*c)
         sql = f"SELECT node_id, facts, sees_persona, call_id, dropped, failure FROM ledgers WHERE {of_tree}"
@@ -259,16 +259,19 @@ class Store:
         )
         return [
             Judgement(
-                *h[:4],
-                tuple(json.loads(h[4])),
-                tuple(
+                id=h[0],
+                node_id=h[1],
+                judge_id=h[2],
+                repeat=h[3],
+                covers=tuple(json.loads(h[4])),
+                presentations=tuple(
                     Presentation(tuple(json.loads(p[0])), p[1], unescape(p[2]), json.loads(p[3]), _text(p[4]))
                     for p in shown.get(h[0], ())
                 ),
-                tuple(Score(*s) for s in scores.get(h[0], ())),
-                tuple(Verdict(*v) for v in verdicts.get(h[0], ())),
-                bool(h[5]),
-                _text(h[6]),
+                scores=tuple(Score(*s) for s in scores.get(h[0], ())),
+                verdicts=tuple(Verdict(*v) for v in verdicts.get(h[0], ())),
+                complete=bool(h[5]),
+                cause=_text(h[6]),
             )
             for h in heads
         ]
@@ -315,7 +318,7 @@ class Store:
             "JOIN nodes n ON n.rowid = w.rowid JOIN trees t ON t.id = n.tree_id "
             "WHERE node_words MATCH ? ORDER BY w.rowid DESC LIMIT ?"
         )
-        return [Hit(*r[:5], unescape(r[5])) for r in self.rows(sql, (search_query(words), limit))]
+        return [Hit(*(*r[:5], unescape(r[5]))) for r in self.rows(sql, (search_query(words), limit))]
 
 
 _LISTING = {
@@ -367,9 +370,10 @@ def _connect_read_only(path: Path) -> sqlite3.Connection:
         )
         try:
             connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        except sqlite3.OperationalError:
+        except sqlite3.OperationalError as error:
             connection.close()
-            if "immutable" in mode:
+            # A store that is merely busy does change: read as immutable, it would be read wrongly.
+            if "immutable" in mode or error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
                 raise
         else:
             connection.execute("PRAGMA query_only = ON")

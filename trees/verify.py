@@ -15,6 +15,7 @@ import json
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -162,9 +163,7 @@ def _people(checking: _Checking) -> Iterator[Finding]:
         ("personalities", "traits", Personality),
     )
     for table, parts, make in halves:
-        for row_id, listed, pronouns, text in checking.rows(
-            table, f"SELECT id, {parts}, pronouns, text FROM {table}"
-        ):
+        for row_id, listed, pronouns, text in checking.rows(table, f"SELECT id, {parts}, pronouns, text FROM {table}"):
             if make(tuple(json.loads(listed)), pronouns, unescape(text)).id != row_id:
                 yield Finding("persona id", row_id, f"a row of {table} is not what its id says")
 
@@ -197,14 +196,10 @@ def _runs(checking: _Checking) -> Iterator[Finding]:
     )
     for row_id, revision in checking.damage(lacking):
         yield Finding("revision", row_id, f"its run has no revision {revision} of the prompts")
-    for run, revision, prompts in checking.rows(
-        "revisions", "SELECT run_id, revision, prompts FROM revisions"
-    ):
+    for run, revision, prompts in checking.rows("revisions", "SELECT run_id, revision, prompts FROM revisions"):
         for prompt in json.loads(prompts).values():
             if not checking.store.rows("SELECT 1 FROM prompts WHERE id = ?", (prompt,)):
-                yield Finding(
-                    "revision", run, f"revision {revision} names the prompt {prompt}, which is not there"
-                )
+                yield Finding("revision", run, f"revision {revision} names the prompt {prompt}, which is not there")
 
 
 def _trees(checking: _Checking) -> Iterator[Finding]:
@@ -214,9 +209,7 @@ def _trees(checking: _Checking) -> Iterator[Finding]:
            (SELECT coalesce(max(turn), 0) FROM nodes n WHERE n.tree_id = t.id)
     FROM trees t JOIN runs r ON r.id = t.run_id
     """
-    for row_id, run, kind, profile, personality, turns, nodes, real_nodes, real_turns in checking.rows(
-        "trees", sql
-    ):
+    for row_id, run, kind, profile, personality, turns, nodes, real_nodes, real_turns in checking.rows("trees", sql):
         # The persona's key as simulation.runs makes it; chats and imports are filed under other keys.
         if kind == "play" and tree_id(run, f"{profile}:{personality}") != row_id:
             yield Finding("tree id", row_id, "its run or persona is not what its id says")
@@ -300,9 +293,7 @@ def _marks(checking: _Checking) -> Iterator[Finding]:
     """
     for node, speaker in checking.rows("continued", sql):
         if speaker != "assistant":
-            yield Finding(
-                "continued", node, f"a conversation goes on from a reply, not from {_named(speaker)}"
-            )
+            yield Finding("continued", node, f"a conversation goes on from a reply, not from {_named(speaker)}")
     sql = "SELECT l.node_id, n.speaker FROM ledgers l LEFT JOIN nodes n ON n.id = l.node_id"
     for node, speaker in checking.rows("ledgers", sql):
         if speaker != "user":
@@ -345,9 +336,7 @@ def _judgements(checking: _Checking) -> Iterator[Finding]:
         if digest_of("judgement", node, judge, repeat) != row_id:
             yield Finding("judgement id", row_id, "its turn, judge or repeat is not what its id says")
         if speaker != "user":
-            yield Finding(
-                "judgement", row_id, f"a judgement is over a user's turn, not over {_named(speaker)}"
-            )
+            yield Finding("judgement", row_id, f"a judgement is over a user's turn, not over {_named(speaker)}")
         replies, scored, verdicts, shown = (json.loads(part) for part in parts)
         yield from _judged(row_id, json.loads(covers), replies, scored, verdicts, shown)
 
@@ -440,18 +429,20 @@ def _search_index(checking: _Checking) -> Iterator[Finding]:
         yield Finding("search", str(number), "the full-text index holds a message that is not there")
 
 
+_NOT_NOW = frozenset({sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_BUSY})
+"""Errors that say nothing of the index."""
+
+
 def _search_index_inside(checking: _Checking) -> Iterator[Finding]:
-    """FTS5's own check. It takes the form of a write, so a store that may not be written goes without."""
+    """FTS5's own check. Its form is a write: a store that is busy or may not be written goes without."""
     uri = f"{checking.store.path.resolve().as_uri()}?mode=rw"
-    connection = sqlite3.connect(uri, uri=True, isolation_level=None)
     try:
-        connection.execute("INSERT INTO node_words (node_words) VALUES ('integrity-check')")
+        with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:
+            connection.execute("INSERT INTO node_words (node_words) VALUES ('integrity-check')")
         checking.checked["full-text index"] += 1
     except sqlite3.DatabaseError as error:
-        if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
+        if error.sqlite_errorcode & 0xFF not in _NOT_NOW:
             yield Finding("search", "node_words", f"the full-text index is damaged: {error}")
-    finally:
-        connection.close()
 
 
 def _named(speaker: str | None) -> str:

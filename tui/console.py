@@ -35,9 +35,7 @@ def is_plain(*, stderr: bool = False) -> bool:
     """Whether to draw with ASCII only: asked for, or the terminal or its encoding can do no better."""
     stream = sys.stderr if stderr else sys.stdout
     encoding = (getattr(stream, "encoding", None) or "ascii").lower()
-    return (
-        bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb" or not encoding.startswith("utf")
-    )
+    return bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb" or not encoding.startswith("utf")
 
 
 def say(text: str, *, stderr: bool = False) -> None:
@@ -57,9 +55,7 @@ def say_lines(lines: Iterable[Line]) -> None:
         out.print(styled(line), soft_wrap=True)
 
 
-def say_table(
-    headings: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()
-) -> None:
+def say_table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()) -> None:
     """A table without frames. Cells are made safe; the columns named in `right` are set to the right."""
     from rich.table import Table
     from rich.text import Text

@@ -17,6 +17,7 @@ from agents.responder import Responder
 from agents.retries import RetryPolicy
 from agents.roles import Role, Stage
 from trees.call_log import StoreCallLog
+from trees.errors import StoreError
 from trees.ids import node_id, run_id, tree_id
 from trees.jobs import whoami
 from trees.store import Store
@@ -66,6 +67,10 @@ class _OpenGate:
 
     def spent(self, *_: object) -> None:
         """Nothing to account for."""
+
+    def broke(self, error: StoreError) -> None:
+        """What cannot be kept is not said: the conversation ends here."""
+        raise error
 
 
 class Conversation:
@@ -137,9 +142,7 @@ class Conversation:
     async def _ask(self, user: Node, replica: str) -> Node:
         above = self.tree.path(user.parent_id) if user.parent_id is not None else []
         request = RespondRequest(
-            place=Place(
-                run_id=self._run, run_seed=SEED, tree_id=self.tree.id, node_id=user.id, turn=user.turn
-            ),
+            place=Place(run_id=self._run, run_seed=SEED, tree_id=self.tree.id, node_id=user.id, turn=user.turn),
             role=ROLE,
             prompt_id=self._prompt_id,
             history=tuple(Line(speaker=node.speaker, text=node.text) for node in (*above, user)),
@@ -185,9 +188,7 @@ def begin(store: Store, partner: Partner, first_words: str, deltas: DeltaSink) -
         )
     )
     with store.transaction():
-        position = store.rows("SELECT coalesce(max(position) + 1, 0) FROM trees WHERE run_id = ?", (run,))[0][
-            0
-        ]
+        position = store.rows("SELECT coalesce(max(position) + 1, 0) FROM trees WHERE run_id = ?", (run,))[0][0]
         tree = tree_id(run, f"chat.{position}")
         title = one_line(first_words, 60)
         for sql, values in keep_tree(tree, run, position, None, None, title=title):

@@ -174,9 +174,7 @@ class _Drawing:
     def turn(self, branch: Branch) -> Iterator[Line]:
         """A user's message, what it revealed, and the replies under it."""
         user, look, indent = branch.user, self._look, branch.indent
-        after = (
-            f" after {visible(branch.after.role)} {branch.after.id[:8]}" if branch.after is not None else ""
-        )
+        after = f" after {visible(branch.after.role)} {branch.after.id[:8]}" if branch.after is not None else ""
         yield (Span(indent, "dim"), Span(f"turn {user.turn}{after}  ", "bold"), *_about(user, look))
         yield from _text(user.text, look, indent + look.guide("down"), "")
         if (ledger := self._tree.ledgers.get(user.id)) is not None:
@@ -242,9 +240,7 @@ def _score(tree: ConversationTree, reply: Node, look: Look) -> Sequence[Span]:
 def _judgement_of(tree: ConversationTree, reply: Node, judge: str | None) -> Judgement | None:
     if judge is None or reply.parent_id is None:
         return None
-    made = [
-        j for j in tree.judgements.get(reply.parent_id, ()) if j.judge_id == judge and reply.id in j.covers
-    ]
+    made = [j for j in tree.judgements.get(reply.parent_id, ()) if j.judge_id == judge and reply.id in j.covers]
     return max(made, key=lambda j: (j.complete, j.repeat), default=None)
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from trees.errors import EspalierError
+from trees.errors import EspalierError, SetupError
 from tui.console import say
 
 if TYPE_CHECKING:
@@ -113,10 +113,12 @@ async def have_done(path: Path, run_id: str, verb: str, args: Mapping[str, objec
     with Store.open(path) as store:
         if live_engine(store, run_id) is not None:
             return await ask_and_wait(store, run_id, verb, args)
+        if (kind := store.run(run_id).kind) != "play":
+            hint = "Only runs that were played have roles that can go on."
+            raise SetupError(f"run {run_id[:8]} is a {kind} run: nobody in it can {verb}", hint=hint)
         with _signals() as signals:
             engine = await _open(Launch(path, run_id))
             signals.engine = engine
-            before = store.run(run_id)
             number = ask(store, run_id, verb, args)
             try:
                 await engine.run(play=False)
@@ -126,9 +128,7 @@ async def have_done(path: Path, run_id: str, verb: str, args: Mapping[str, objec
             raise engine.failure
         result = _answered(store, number)
         if result is None:
-            raise Refused(
-                f"run {before.id[:8]}: {verb!r} was not done ({engine.gate.halted or 'the engine left'})"
-            )
+            raise Refused(f"run {run_id[:8]}: {verb!r} was not done ({engine.gate.halted or 'the engine left'})")
         return result
 
 

@@ -54,19 +54,23 @@ def _print_anything() -> None:
 
 @click.group(
     cls=Espalier,
+    invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog=EXIT_CODES
     + "\n\n"
     + examples("espalier init quickstart.toml", "espalier run quickstart.toml", "espalier trees"),
 )
 @click.version_option(package_name="espalier-lm", prog_name="espalier")
-def main() -> None:
+@click.pass_context
+def main(context: click.Context) -> None:
     """Grow conversation trees between simulated people and language models, judge the branches, keep what
     they teach.
 
     Everything is kept in one store, espalier.db in the current folder unless --store or ESPALIER_STORE names
     another. RUN, TREE and NODE are ids, or beginnings of ids that are unique.
     """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 for command in COMMANDS:

@@ -23,9 +23,7 @@ store_option: Callable[[F], F] = click.option(
     show_default=True,
     help="The store file; ESPALIER_STORE names another default.",
 )
-json_option: Callable[[F], F] = click.option(
-    "--json", "as_json", is_flag=True, help="Print JSON, for programs."
-)
+json_option: Callable[[F], F] = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 config_option: Callable[[F], F] = click.option(
     "--config", "config_path", type=FILE, metavar="FILE", help="A configuration file."
 )

@@ -14,9 +14,7 @@ if TYPE_CHECKING:
     from trees.store import Store, TreeRow
 
 
-def look_for(
-    store: Store, run_id: str, *, judge: str | None, plain: bool, ids: bool, everything: bool
-) -> Look:
+def look_for(store: Store, run_id: str, *, judge: str | None, plain: bool, ids: bool, everything: bool) -> Look:
     """How trees of a run are drawn on this terminal. Raises NotFound for a judge that judged nothing in the
     run.
     """
@@ -38,13 +36,21 @@ def header(store: Store, row: TreeRow, look: Look) -> list[Line]:
         (Span(f"tree {row.id}", "bold"), Span(f"  {visible(state)}")),
         (Span(f"run {run.id[:8]} {visible(run.name)!r}, {row.turns} turns, {row.nodes} messages", "dim"),),
     ]
-    halves = []
-    if row.profile_id is not None:
-        halves.append(("profile", store.profile(row.profile_id).text))
-    if row.personality_id is not None:
-        halves.append(("personality", store.personality(row.personality_id).text))
+    halves = _halves(store, row)
     for name, text in halves:
         first, *rest = wrapped(text, max(look.width - 14, 20))
         lines.append((Span(f"{name:<13} ", "bold"), Span(first)))
         lines += [(Span(" " * 14), Span(line)) for line in rest]
     return [*lines, ()]
+
+
+def _halves(store: Store, row: TreeRow) -> list[tuple[str, str]]:
+    """The persona as the prompts have it: the personality's pronouns fit the profile. Empty for a person's
+    own tree.
+    """
+    from agents.person import person_of
+
+    if row.profile_id is None or row.personality_id is None:
+        return []
+    person = person_of(store.profile(row.profile_id), store.personality(row.personality_id))
+    return [("profile", person.profile), ("personality", person.personality)]

@@ -68,9 +68,7 @@ def _document(plan: Planned, guess: Estimate, stored: RunRow | None) -> dict[str
             name: {
                 "identity": model.identity.as_dict(),
                 "id": model.identity.id,
-                "capabilities": {
-                    field: getattr(model.capabilities, field) for field in model.capabilities.__slots__
-                },
+                "capabilities": {field: getattr(model.capabilities, field) for field in model.capabilities.__slots__},
                 "roles": [role.name for role in plan.cast.roles.values() if name in role.models],
             }
             for name, model in models
@@ -87,9 +85,7 @@ def _say_plan(plan: Planned, document: dict[str, Any], guess: Estimate) -> None:
     say_table(("model", "backend", "weights", "can", "context", "roles"), _model_rows(document["models"]))
     say(f"\n{len(plan.personas)} personas, drawn:")
     width = 58
-    people = (
-        (p.id[:8], one_line(p.text, width), q.id[:8], one_line(q.text, width)) for p, q in plan.personas
-    )
+    people = ((p.id[:8], one_line(p.text, width), q.id[:8], one_line(q.text, width)) for p, q in plan.personas)
     say_table(("profile", "", "personality", ""), people)
     say(f"\nbranching: {guess.branching}\n")
     say_table(
@@ -112,9 +108,7 @@ def _model_rows(models: dict[str, Any]) -> list[tuple[object, ...]]:
     rows: list[tuple[object, ...]] = []
     for name, model in models.items():
         identity, can = model["identity"], model["capabilities"]
-        weights = f"{one_line(str(identity['model']), 24)} {identity['quantisation']}".removesuffix(
-            " unknown"
-        )
+        weights = f"{one_line(str(identity['model']), 24)} {identity['quantisation']}".removesuffix(" unknown")
         abilities = ", ".join(key for key, value in can.items() if value is True)
         context = can["context"] or "unknown"
         rows.append((name, identity["backend"], weights, abilities, context, ", ".join(model["roles"])))

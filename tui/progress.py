@@ -45,9 +45,7 @@ class Rate:
 
 
 @contextlib.asynccontextmanager
-async def shown(
-    path: Path, run: RunRow, *, every_s: float | None = None, quiet: bool = False
-) -> AsyncIterator[None]:
+async def shown(path: Path, run: RunRow, *, every_s: float | None = None, quiet: bool = False) -> AsyncIterator[None]:
     """Show how a run goes while the body plays it."""
     if quiet:
         yield
@@ -126,11 +124,7 @@ def _panel(run: RunRow, facts: dict[str, Any], rate: float, seconds: float) -> R
     from tui.sanitise import one_line
 
     turns = facts["turns"]
-    heading = Text.assemble(
-        (f"{run.id[:8]} ", "bold"), one_line(run.name, 40), (f"  {duration(seconds)}", "dim")
-    )
+    heading = Text.assemble((f"{run.id[:8]} ", "bold"), one_line(run.name, 40), (f"  {duration(seconds)}", "dim"))
     bar = ProgressBar(total=max(turns["planned"], 1), completed=turns["stored"], width=60)
     told = Text(in_a_line(facts, rate), overflow="fold")
-    return Group(
-        heading, bar, told, Text("Ctrl-C stops: what is in flight is finished and kept.", style="dim")
-    )
+    return Group(heading, bar, told, Text("Ctrl-C stops: what is in flight is finished and kept.", style="dim"))

@@ -31,9 +31,7 @@ _NAMES = {
 }
 _CONTROL_LIKE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 """Categories that show nothing: controls, format characters, surrogates, line and paragraph separators."""
-_SEEN = frozenset(
-    "\n\t\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd"
-)
+_SEEN = frozenset("\n\t\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd")
 """Members of those categories that are layout or have a glyph of their own (Arabic and Kaithi number signs).
 """
 _BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0\ufffe\uffff")
@@ -44,9 +42,7 @@ _JOINERS = "\u200c\u200d"
 _EMOJI = "\u00a9\u00ae\u2190-\u2bff\u3030\u303d\u3297\u3299\ufe0f\U0001f000-\U0001faff"
 _JOINING = "\u0600-\u08ff\u0900-\u0dff\u0f00-\u109f\u1780-\u17ff\ufb50-\ufdff\ufe70-\ufefc"
 """Scripts whose spelling uses the joiners: Arabic, the Indic ones, Tibetan, Burmese, Khmer."""
-_SHOWN_JOINER = re.compile(
-    f"(?<=[{_EMOJI}])\u200d(?=[{_EMOJI}])|(?<=[{_JOINING}])[{_JOINERS}](?=[{_JOINING}])"
-)
+_SHOWN_JOINER = re.compile(f"(?<=[{_EMOJI}])\u200d(?=[{_EMOJI}])|(?<=[{_JOINING}])[{_JOINERS}](?=[{_JOINING}])")
 _SHOWN_VARIATION = re.compile(
     "(?<=[#*0-9\u00a9\u00ae\u2190-\u2bff\u3030\u303d\u3297\u3299\U0001f000-\U0001faff])[\ufe0e\ufe0f]"
 )

@@ -90,11 +90,7 @@ def _say_judges(judges: list[dict[str, Any]]) -> None:
     for row in judges:
         told = [f"{name} won {share_in_words(share)}" for name, share in row["win_rates"].items()]
         told += [f"hinted replies won {share_in_words(row['hinted'])}"] if row["hinted"]["of"] else []
-        told += (
-            [f"shown first was picked {share_in_words(row['first_shown'])}"]
-            if row["first_shown"]["of"]
-            else []
-        )
+        told += [f"shown first was picked {share_in_words(row['first_shown'])}"] if row["first_shown"]["of"] else []
         told += [f"judged again changed {share_in_words(row['flips'])}"] if row["flips"]["of"] else []
         say("".join(f"\n{row['judge']}: {line}" for line in told).lstrip("\n"))
 
@@ -110,9 +106,7 @@ def share_in_words(share: Mapping[str, Any]) -> str:
 def _say_drift(drift: Mapping[str, Any]) -> None:
     if drift["rerolled"] or drift["drifting"]:
         left = ", ".join(f"{number} {kind}" for kind, number in sorted(drift["drifting"].items())) or "none"
-        say(
-            f"\ndrift: {drift['rerolled']} of {drift['messages']} messages re-rolled; left in the end: {left}"
-        )
+        say(f"\ndrift: {drift['rerolled']} of {drift['messages']} messages re-rolled; left in the end: {left}")
 
 
 def _say_failures(facts: Mapping[str, Any]) -> None:

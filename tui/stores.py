@@ -18,9 +18,7 @@ def existing(path: Path) -> Store:
     from trees.store import Store
 
     if not path.is_file():
-        raise StoreMissing(
-            f"there is no store at {path}", hint="Start a run first, or name one with --store."
-        )
+        raise StoreMissing(f"there is no store at {path}", hint="Start a run first, or name one with --store.")
     return Store.open(path)
 
 

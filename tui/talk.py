@@ -20,39 +20,43 @@ from tui.conversation import Conversation, Partner, begin
 from tui.sanitise import visible
 
 HELP = "/retry asks for another reply, /undo takes the last exchange back, /quit leaves"
-_ZWJ = "\u200d"
+_JOINERS = "\u200c\u200d"
 
 
 class Printer:
-    """Prints a reply while it is written. A joiner is held back until what it joins has come."""
+    """Prints a reply while it is written. The sanitiser sees each piece beside the character before it.
+
+    Joiners are held back until what they join has come.
+    """
 
     def __init__(self) -> None:
-        self._held = ""
-        self.printed = ""
+        self.begin()
 
     def begin(self) -> None:
-        self._held = self.printed = ""
+        """Before a reply."""
+        self._held = self._last = self._taken = ""
 
     def take(self, _asking: Asking, _index: int, text: str) -> None:
         """One delta of the call path."""
-        self.printed += text
+        self._taken += text
         whole = self._held + text
-        cut = len(whole) - 2 if whole.endswith(_ZWJ) else len(whole)
-        self._held = whole[max(cut, 0) :]
-        self._write(whole[: max(cut, 0)])
+        ready = whole.rstrip(_JOINERS)
+        self._held = whole[len(ready) :]
+        self._write(ready)
 
     def end(self, reply: Node) -> None:
         """Print what is still missing of a reply that is complete."""
-        self._write(self._held)
-        if not self.printed:
-            self._write(reply.text)
+        self._write(self._held if self._taken else reply.text)
         sys.stdout.write("\n")
-        if self.printed and self.printed.strip() != reply.text:
+        if self._taken and self._taken.strip() != reply.text:
             say(f"(kept as)\n{reply.text}")
 
     def _write(self, text: str) -> None:
-        sys.stdout.write(visible(text, longest=None))
-        sys.stdout.flush()
+        if text:
+            before = visible(self._last)
+            sys.stdout.write(visible(self._last + text, longest=None)[len(before) :])
+            sys.stdout.flush()
+            self._last = text[-1]
 
 
 class Talk:

@@ -39,7 +39,7 @@ class ChoiceJudge:
         if self._spec.settings.get("hinted_first"):
             orders = [sorted(request.candidates, key=lambda c: not c.hinted)]
         else:
-            orders = rotations(request.candidates, place.run_seed, place.node_id, self._spec.name, request.repeat)
+            orders = rotations(request.candidates, place.run_seed, self._spec.name, request.repeat)
         shown = await asyncio.gather(*(self._present(request, i, order) for i, order in enumerate(orders)))
         ids = [c.node_id for c in request.candidates]
         values = {node: sum(p.probabilities.get(node, 0.0) for p in shown) / len(shown) for node in ids}

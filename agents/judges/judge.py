@@ -9,6 +9,7 @@ from agents.judges.choice import ChoiceJudge
 from agents.judges.likelihood import LikelihoodJudge
 from agents.judges.measured import RulesJudge, TreatmentJudge
 from agents.judges.pairwise import PairwiseJudge
+from agents.judges.rating import RatingJudge
 from agents.judges.verdicts import JudgeSpec, judgement, not_asked
 from agents.messages import JudgeRequest, Reply
 from agents.roles import Stage
@@ -28,6 +29,8 @@ def make_judge(stage: Stage, spec: JudgeSpec) -> Judging:
             return ChoiceJudge(stage, spec)
         case "pairwise":
             return PairwiseJudge(stage, spec)
+        case "rating":
+            return RatingJudge(stage, spec)
         case "rules":
             return RulesJudge(spec)
         case "treatment":

@@ -35,8 +35,9 @@ class LikelihoodJudge:
 
     async def judge(self, request: JudgeRequest) -> Judgement:
         """Raises CallFailed if a scoring call does."""
+        window = await self._window(request)
         (knowing, told), (blind, untold) = await asyncio.gather(
-            self._score(request, knows=True), self._score(request, knows=False)
+            self._score(request, window, knows=True), self._score(request, window, knows=False)
         )
         ids = [c.node_id for c in request.candidates]
         gains = {node: gain(w, b) for node, w, b in zip(ids, told, untold, strict=True)}
@@ -48,13 +49,22 @@ class LikelihoodJudge:
             by_scores(request.candidates, gains, self._spec.number("threshold", DEFAULT_THRESHOLD), "nats"),
         )
 
-    async def _score(self, request: JudgeRequest, *, knows: bool) -> tuple[str, Sequence[ReplyScore]]:
+    async def _window(self, request: JudgeRequest) -> Window:
+        """One window for both readings, by the longer head: the persona must be all that they differ in."""
+        stage, role = self._stage, self._spec.role
+        prompt = stage.prompts[request.prompt_id]
+        heads = [likelihood_head(prompt, person) for person in (self._told(request)[0], None)]
+        texts = [c.text for c in request.candidates]
+        model = stage.model_for(role, request.place)
+        return await stage.window(model, request.history, max(heads, key=len), role.sampling.max_tokens, texts)
+
+    async def _score(
+        self, request: JudgeRequest, window: Window, *, knows: bool
+    ) -> tuple[str, Sequence[ReplyScore]]:
         stage, role, place = self._stage, self._spec.role, request.place
         model = stage.model_for(role, place)
         prompt = stage.prompts[request.prompt_id]
         person, revealed = self._told(request) if knows else (None, ())
-        longest = max(len(c.text.encode("utf-8", "surrogatepass")) for c in request.candidates)
-        window = await stage.window(model, request.history, likelihood_head(prompt, person), longest)
         messages = likelihood_messages(prompt, person, request.history, revealed, window)
         call_id, answer = await stage.calls.score(
             model,

@@ -128,7 +128,7 @@ def _against(top: str, other: str, values: Mapping[str, float], threshold: float
     return Verdict(top, other, outcome, abs(margin), "probability")
 
 
-def rotations(candidates: Sequence[Candidate], run_seed: int, turn: str, judge: str, repeat: int) -> list[list[Candidate]]:
+def rotations(candidates: Sequence[Candidate], run_seed: int, judge: str, repeat: int) -> list[list[Candidate]]:
     """The orders in which replies are shown: a seeded order and its cyclic rotations."""
     order = sorted(candidates, key=lambda c: derive_seed(run_seed, c.node_id, judge, "order", repeat))
     return [order[i:] + order[:i] for i in range(len(order))]

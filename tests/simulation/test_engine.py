@@ -179,6 +179,7 @@ async def test_permits_and_limits_change_while_it_runs(store_path: Path) -> None
         assert limits["calls"] == 12
         unknown = await answered(store_path, tell(store_path, run, "dance"))
         assert "knows no command 'dance'" in unknown["error"]
+        model.open_door.set()
     with Store.read(store_path) as store:
         assert store.run(run).operation["limits"]["calls"] == 12
         verbs = [json.loads(row[0])["verb"] for row in store.rows("SELECT data FROM events WHERE kind = 'command'")]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from agents.models.protocol import ChatAnswer, ChatRequest, Message, ModelFailure, OnDelta
+from agents.rerender import Rerender
 from agents.models.scripted import ScriptedConfig, ScriptedModel
 from simulation.episode import open_branches
 from tests.support.play import configuration, play, trees_of
@@ -181,15 +182,16 @@ async def test_several_judges_and_a_panel_write_judgements_of_each_turn(store_pa
     judges = {
         "likelihood": {"kind": "likelihood"},
         "letters": {"kind": "choice"},
+        "each": {"kind": "rating"},
         "words": {"kind": "rules", "rules": {"max_words": 12}},
         "vote": {"kind": "panel", "members": ["likelihood", "letters", "words"]},
     }
     run = await play(store_path, configuration(turns=2, judges=judges, judge="vote"))
     for tree in trees_of(store_path, run):
         for user, _ in tree.turns():
-            assert len(tree.judgements[user.id]) == 4
+            assert len(tree.judgements[user.id]) == 5
     with Store.read(store_path) as store:
-        assert verify(store).findings == ()
+        assert verify(store, rerender=Rerender(store)).findings == ()
 
 
 async def test_one_of_several_models_is_drawn_by_place_and_recorded(store_path: Path) -> None:

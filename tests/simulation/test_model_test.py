@@ -11,6 +11,8 @@ from agents.models.scripted import ScriptedConfig, ScriptedModel
 from simulation import model_test
 from simulation.model_test import try_model
 
+CONFIG = ScriptedConfig.model_validate({"kind": "scripted"})
+
 
 def scripted(**settings: object) -> ScriptedModel:
     return ScriptedModel("s", ScriptedConfig.model_validate({"kind": "scripted", **settings}))
@@ -35,7 +37,7 @@ async def test_everything_works_on_a_model_that_can_do_everything() -> None:
 
 
 async def test_what_a_model_does_not_offer_is_not_tried() -> None:
-    result = await try_model(Poor("poor", ScriptedConfig(kind="scripted")))
+    result = await try_model(Poor("poor", CONFIG))
     assert result["chat"]["works"] is True
     assert result["choices"] == {
         "works": False,
@@ -60,5 +62,5 @@ async def test_no_answer_in_time_is_part_of_the_answer(monkeypatch: pytest.Monke
             raise AssertionError("unreachable")
 
     monkeypatch.setattr(model_test, "DEADLINE_S", 0.0)
-    result = await try_model(Silent("silent", ScriptedConfig(kind="scripted")))
+    result = await try_model(Silent("silent", CONFIG))
     assert "no answer within" in result["chat"]["why"]

@@ -1,7 +1,7 @@
 """Stores made by hand, value by value: a run, its people, trees, turns and judgements, without any model.
 
-What is written is what the engine would have written: ids are derived, every model's node has a call and a use, so
-that a store made here is clean for `verify`.
+What is written is what the engine would have written: ids are derived and every model's node has a call and a
+use, so that a store made here is clean for `verify`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from trees.ids import digest_of, node_id, run_id, tree_id
 from trees.personas import Personality, Profile
@@ -179,7 +179,7 @@ def make_judge(store: Store, name: str = "judge", *, threshold: float = 0.0, kin
 def judged(
     user: Node,
     judge: str,
-    verdicts: Sequence[tuple[Node, Node, Outcome]] | Sequence[tuple[Node, Node, Outcome, float]],
+    verdicts: Sequence[tuple[Node, Node, str] | tuple[Node, Node, str, float]],
     *,
     covers: Sequence[Node] | None = None,
     repeat: int = 0,
@@ -190,7 +190,13 @@ def judged(
 ) -> Judgement:
     """A judgement over a turn; each verdict is (first, second, outcome) with a margin of 1 unless it says."""
     said = tuple(
-        Verdict(v[0].id, v[1].id, v[2], None if unit is None else float(v[3] if len(v) > 3 else 1.0), unit)
+        Verdict(
+            v[0].id,
+            v[1].id,
+            cast(Outcome, v[2]),
+            None if unit is None else float(v[3] if len(v) > 3 else 1.0),
+            unit,
+        )
         for v in verdicts
     )
     named = [node for v in verdicts for node in v[:2]] if covers is None else list(covers)
@@ -218,6 +224,12 @@ def small_store(path: Path, **options: Any) -> tuple[Store, BuiltRun]:
         user = run.user(run.trees[0], f"hello {number}", parent)
         good = run.replies(user, f"good {number}", role="responder.warm", hinted=True)[0]
         plain = run.replies(user, f"plain {number}")[0]
-        run.turn(user, [good, plain], [judged(user, judge, [(good, plain, "win")])], continued=good, facts=[f"f{number}"])
+        run.turn(
+            user,
+            [good, plain],
+            [judged(user, judge, [(good, plain, "win")])],
+            continued=good,
+            facts=[f"f{number}"],
+        )
         parent = good
     return store, run

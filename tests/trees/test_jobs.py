@@ -66,7 +66,11 @@ def test_a_lock_names_this_very_process(store: Store) -> None:
     assert lock_of(store, "job") is None
     lock = take_lock(store, "job", "run", "/somewhere.sock")
     assert lock == holder(store)
-    assert (lock.pid, lock.host, lock.process_started) == (os.getpid(), socket.gethostname(), process_started(os.getpid()))
+    assert (lock.pid, lock.host, lock.process_started) == (
+        os.getpid(),
+        socket.gethostname(),
+        process_started(os.getpid()),
+    )
     assert live_engine(store, "job") == lock
 
 

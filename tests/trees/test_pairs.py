@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +32,7 @@ class Table:
         judge_again(self.store, self.judgement(said, repeat, complete))
 
     def judgement(
-        self, said: list[tuple[Node, Node, Outcome, float]], repeat: int = 0, complete: bool = True
+        self, said: Sequence[tuple[Node, Node, Outcome, float]], repeat: int = 0, complete: bool = True
     ) -> Judgement:
         return judged(self.user, self.judge, said, covers=self.replies, repeat=repeat, complete=complete)
 
@@ -70,8 +70,19 @@ def test_wins_are_pairs_and_nothing_else_is(table: Table) -> None:
     assert table.dropped() == ["tie"]
     (pair, _) = pairs(table.store)
     place = pair.place
-    assert (place.run_id, place.tree_id, place.turn, place.user_id) == (table.run.id, table.run.trees[0], 1, table.user.id)
-    assert (pair.margin, pair.unit, pair.judge, pair.judge_id, pair.split) == (0.5, "nats", "judge", table.judge, "train")
+    assert (place.run_id, place.tree_id, place.turn, place.user_id) == (
+        table.run.id,
+        table.run.trees[0],
+        1,
+        table.user.id,
+    )
+    assert (pair.margin, pair.unit, pair.judge, pair.judge_id, pair.split) == (
+        0.5,
+        "nats",
+        "judge",
+        table.judge,
+        "train",
+    )
     row = table.store.tree_row(table.run.trees[0])
     assert (place.profile_id, place.personality_id) == (row.profile_id, row.personality_id)
 
@@ -135,10 +146,10 @@ def test_with_several_undefeated_the_score_decides(table: Table) -> None:
     a, b, c = table.replies
     said = [(a, c, "win"), (b, c, "win"), (a, b, "tie")]
     scores = {a.id: 0.1, b.id: 0.3, c.id: 0.0}
-    judge_again(table.store, judged(table.user, table.judge, said, scores=scores))  # type: ignore[arg-type]
+    judge_again(table.store, judged(table.user, table.judge, said, scores=scores))
     assert table.target() == 1
     level = {a.id: 0.3, b.id: 0.3, c.id: 0.0}
-    judge_again(table.store, judged(table.user, table.judge, said, scores=level, repeat=1))  # type: ignore[arg-type]
+    judge_again(table.store, judged(table.user, table.judge, said, scores=level, repeat=1))
     assert table.target() == "no_winner"
 
 
@@ -232,7 +243,7 @@ def test_runs_are_kept_apart_and_the_order_is_that_of_the_store(tmp_path: Path) 
                 user = run.user(run.trees[position], f"hello {position}")
                 a, b, c = run.replies(user, "a", "b", "c")
                 verdicts = [(c, b, "win"), (a, b, "win"), (a, c, "tie")]
-                store.apply(keep_turn(Turn(user, None, (a, b, c), (judged(user, judge, verdicts),))))  # type: ignore[arg-type]
+                store.apply(keep_turn(Turn(user, None, (a, b, c), (judged(user, judge, verdicts),))))
         ordered = sorted(runs, key=lambda run: run.id)
         found = [(p.place.run_id, p.place.tree_id) for p in pairs(store)]
         assert found == [(run.id, tree) for run in ordered for tree in run.trees for _ in range(2)]

@@ -147,10 +147,23 @@ def test_a_read_only_folder_is_read_and_not_written() -> None:
     with folder_nobody_may_write() as folder:
         with Store.read(folder / "store.db") as store:
             assert len(store.tree(store.trees()[0].id)) == 6
+            assert verify(store).findings == ()
         with pytest.raises(StoreError, match="for writing"):
             Store.open(folder / "store.db")
         with pytest.raises(StoreError, match="for writing"):
             Store.open(folder / "another.db")
+
+
+def test_a_store_that_somebody_holds_alone_is_busy_and_not_read_past_them(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_store(path)[0].close()
+    monkeypatch.setattr("trees.store.BUSY_MS", 20)
+    with closing(sqlite3.connect(path, isolation_level=None)) as holder:
+        holder.execute("PRAGMA locking_mode = EXCLUSIVE")
+        holder.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(StoreError, match="busy"):
+            Store.read(path)
 
 
 # Round trips
@@ -219,7 +232,14 @@ def test_runs_trees_people_and_prompts_come_back(path: Path) -> None:
         assert store.personality(personality("loud").id) == personality("loud")
         assert store.prompt(prompt_id("user", PROMPTS["user"])) == ("user", PROMPTS["user"])
         assert store.revisions(run.id) == [dict(run.prompts)]
-        for read in (store.profile, store.personality, store.prompt, store.run, store.tree_row, store.tree_of):
+        for read in (
+            store.profile,
+            store.personality,
+            store.prompt,
+            store.run,
+            store.tree_row,
+            store.tree_of,
+        ):
             with pytest.raises(NotFound, match="0123"):
                 read("0123")
 
@@ -303,7 +323,9 @@ def test_a_full_disk_is_said_and_what_was_committed_stays(path: Path) -> None:
     pages = store.rows("PRAGMA page_count")[0][0]
     store.connection.execute(f"PRAGMA max_page_count = {pages + 2}")
     with pytest.raises(StoreFull, match="no room") as full:
-        store.apply(keep_turn(Turn(user, None, tuple(run.replies(user, "x" * 100_000, role="responder.big")), (), (), False)))
+        store.apply(
+            keep_turn(Turn(user, None, tuple(run.replies(user, "x" * 100_000, role="responder.big")), (), (), False))
+        )
     assert "Free some space" in str(full.value)
     assert list(run.tree()) == nodes
     store.connection.execute("PRAGMA max_page_count = 1073741823")

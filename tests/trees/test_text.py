@@ -77,7 +77,8 @@ def test_search_wants_every_word_whole_and_in_order(store: Store, words: str) ->
 
 
 @pytest.mark.parametrize(
-    "words", ['"NEAR', "NEAR AND left", "left*", "(quickly)", "a OR b", "c^2", "words: left", "-- left", "she;'left"]
+    "words",
+    ['"NEAR', "NEAR AND left", "left*", "(quickly)", "a OR b", "c^2", "words: left", "-- left", "she;'left"],
 )
 def test_quotes_and_operators_are_only_words(store: Store, words: str) -> None:
     hits = store.search(words.replace("words: ", "").replace("AND", ""))

@@ -1,20 +1,21 @@
-"""The conversation tree: whatever is added, it stays a forest, and every walk over it agrees with the parents."""
+"""The conversation tree: whatever is added it stays a forest, and all walks agree with the parents."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from trees.tree import ConversationTree
-from trees.values import Continued, Judgement, Ledger, Node, Turn
+from trees.values import Continued, Judgement, Ledger, Node, Speaker, Turn
 
 
 def message(identity: str, parent: Node | None = None, tree: str = "tree") -> Node:
     """A message under another, of the speaker whose turn it is."""
-    says = "user" if parent is None or parent.speaker == "assistant" else "assistant"
+    says: Speaker = "user" if parent is None or parent.speaker == "assistant" else "assistant"
     turn = 1 if parent is None else parent.turn + (says == "user")
     return Node(identity, tree, parent.id if parent else None, turn, says, says, identity, f"says {identity}")
 
@@ -40,7 +41,7 @@ def test_paths_follow_parents_from_a_root(tree: ConversationTree) -> None:
         assert path[0].parent_id is None
         assert path[-1] is node
         assert [step.parent_id for step in path[1:]] == [step.id for step in path[:-1]]
-        assert all(a.speaker != b.speaker for a, b in zip(path, path[1:], strict=False))
+        assert all(a.speaker != b.speaker for a, b in pairwise(path))
 
 
 @given(grown_trees())

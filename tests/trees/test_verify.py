@@ -37,15 +37,17 @@ DAMAGE: dict[str, tuple[str, str]] = {
     "a circle": (f"UPDATE nodes SET parent_id = {LATER_REPLY} WHERE id = {OPENING}", "cycle"),
     "its own parent": (f"UPDATE nodes SET parent_id = id WHERE id = {LATER_USER}", "cycle"),
     "another tree's parent": (
-        "UPDATE nodes SET tree_id = (SELECT id FROM trees WHERE position = 1) "
-        f"WHERE id = {OPENING}",
+        f"UPDATE nodes SET tree_id = (SELECT id FROM trees WHERE position = 1) WHERE id = {OPENING}",
         "parent",
     ),
     "two of one speaker": (f"UPDATE nodes SET speaker = 'user' WHERE id = {LATER_REPLY}", "alternation"),
     "a reply that opens": (f"UPDATE nodes SET speaker = 'assistant' WHERE id = {OPENING}", "alternation"),
     "a turn left out": (f"UPDATE nodes SET turn = 5 WHERE id = {LATER_USER}", "alternation"),
     "an opening in turn 2": (f"UPDATE nodes SET turn = 2 WHERE id = {OPENING}", "alternation"),
-    "a mark on a user's message": (f"UPDATE continued SET node_id = {OPENING} WHERE node_id = {REPLY}", "continued"),
+    "a mark on a user's message": (
+        f"UPDATE continued SET node_id = {OPENING} WHERE node_id = {REPLY}",
+        "continued",
+    ),
     "a mark on nothing": (f"UPDATE continued SET node_id = 'gone' WHERE node_id = {REPLY}", "continued"),
     "a ledger on a reply": (f"UPDATE ledgers SET node_id = {REPLY} WHERE node_id = {OPENING}", "ledger"),
     "a ledger's call": ("UPDATE ledgers SET call_id = 'gone'", "call"),
@@ -66,7 +68,10 @@ DAMAGE: dict[str, tuple[str, str]] = {
         "answer",
     ),
     "another repeat": (f"UPDATE judgements SET repeat = 3 WHERE id = {FIRST_JUDGEMENT}", "judgement id"),
-    "a judgement of a reply": (f"UPDATE judgements SET node_id = {REPLY} WHERE id = {FIRST_JUDGEMENT}", "judgement"),
+    "a judgement of a reply": (
+        f"UPDATE judgements SET node_id = {REPLY} WHERE id = {FIRST_JUDGEMENT}",
+        "judgement",
+    ),
     "a cover across parents": (
         f"UPDATE judgements SET covers = json_insert(covers, '$[#]', {LATER_REPLY}) WHERE id = {FIRST_JUDGEMENT}",
         "covers",
@@ -95,12 +100,15 @@ DAMAGE: dict[str, tuple[str, str]] = {
         "tree id",
     ),
     "a revision that is not there": ("UPDATE trees SET revision = 4", "revision"),
-    "a prompt that is not there": ("UPDATE revisions SET prompts = '{\"user\": \"gone\"}'", "revision"),
+    "a prompt that is not there": ('UPDATE revisions SET prompts = \'{"user": "gone"}\'', "revision"),
     "too many nodes": ("UPDATE trees SET nodes = nodes + 1", "rollup"),
     "too few turns": ("UPDATE trees SET turns = 1", "rollup"),
     "another operation": ("UPDATE operations SET number = 2", "operation id"),
     "an operation on nothing": ("UPDATE operations SET node_id = 'gone'", "operation"),
-    "an unindexed message": (f"DELETE FROM nodes_index WHERE id = {REPLY}", "search"),
+    "an unindexed message": (
+        "DELETE FROM node_words_docsize WHERE id = (SELECT min(rowid) FROM nodes)",
+        "search",
+    ),
     "an index of nothing": (f"DELETE FROM nodes WHERE id = {LATER_REPLY}", "search"),
     "a damaged index": ("UPDATE node_words_data SET block = x'00' WHERE id > 10", "search"),
     "broken JSON": ("UPDATE judgements SET covers = 'nonsense'", "unreadable"),
@@ -134,8 +142,6 @@ def test_a_sound_store_has_no_findings(built: tuple[Store, BuiltRun]) -> None:
 def damage(store: Store, sql: str) -> None:
     """Change rows behind the schema's back."""
     with closing(sqlite3.connect(store.path, isolation_level=None)) as connection:
-        if "nodes_index" in sql:
-            sql = "DELETE FROM node_words_docsize WHERE id = (SELECT min(rowid) FROM nodes)"
         connection.execute(sql)
 
 

@@ -20,8 +20,14 @@ from trees.writes import Write, keep_event
 BAD: dict[str, Write] = {
     "constraint": ("INSERT INTO trees (id) VALUES ('t')", ()),
     "syntax": ("INSERT INTO nothing", ()),
-    "number beyond 64 bits": ("INSERT INTO events (job_id, kind, data, at) VALUES ('j', 'k', ?, 0)", (2**70,)),
-    "unescaped surrogate": ("INSERT INTO events (job_id, kind, data, at) VALUES ('j', ?, '', 0)", ("\ud800",)),
+    "number beyond 64 bits": (
+        "INSERT INTO events (job_id, kind, data, at) VALUES ('j', 'k', ?, 0)",
+        (2**70,),
+    ),
+    "unescaped surrogate": (
+        "INSERT INTO events (job_id, kind, data, at) VALUES ('j', ?, '', 0)",
+        ("\ud800",),
+    ),
     "no SQL value": ("INSERT INTO events (job_id, kind, data, at) VALUES ('j', ?, '', 0)", (object(),)),
 }
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+
+import pytest
 
 from agents.calls import Asking
 from tests.support.command_line import Espalier, as_json
@@ -62,9 +63,7 @@ def test_who_says_nothing_leaves_nothing(espalier: Espalier, folder: Path) -> No
 
 def test_a_failed_reply_is_told_and_the_talk_goes_on(espalier: Espalier, folder: Path) -> None:
     text = (folder / "run.toml").read_text(encoding="utf-8")
-    broken = text.replace(
-        'kind = "scripted"', 'kind = "scripted"\nfailures = { every = 1, kind = "refused" }'
-    )
+    broken = text.replace('kind = "scripted"', 'kind = "scripted"\nfailures = { every = 1, kind = "refused" }')
     (folder / "run.toml").write_text(broken, encoding="utf-8")
     result = espalier(*CHAT, stdin="Hello\n/quit\n")
     assert "no reply (refused)" in result.stderr
@@ -82,10 +81,7 @@ def test_a_system_message_of_ones_own(espalier: Espalier, folder: Path) -> None:
     assert "You are a sailor." in text
 
 
-def test_a_streamed_reply_passes_the_sanitiser(capsys: object) -> None:
-    import _pytest.capture
-
-    assert isinstance(capsys, _pytest.capture.CaptureFixture)
+def test_a_streamed_reply_passes_the_sanitiser(capsys: pytest.CaptureFixture[str]) -> None:
     printer = Printer()
     asking = Asking("r", "t", "n", "responder.chat", "respond", "p")
     printer.begin()
@@ -97,4 +93,9 @@ def test_a_streamed_reply_passes_the_sanitiser(capsys: object) -> None:
     printer.begin()
     printer.end(Node("n", "t", None, 1, "assistant", "responder.chat", "0", "whole"))
     assert capsys.readouterr().out == "whole\n"
-    assert json.dumps(printer.printed) == '""'
+
+
+def test_nobody_in_a_persons_own_tree_can_go_on(espalier: Espalier) -> None:
+    reply = next(n for n in talked(espalier, "Hello") if n["speaker"] == "assistant")
+    result = espalier("branch", str(reply["id"]), "--reroll", "1", exit_code=3)
+    assert "is a human run" in result.stderr

@@ -19,9 +19,7 @@ def user(number: int, parent: str | None, text: str = "Hello") -> Node:
 
 
 def reply(name: str, above: Node, text: str = "Well") -> Node:
-    return Node(
-        name, "tree", above.id, above.turn, "assistant", f"responder.{name}", "0", text, hinted=name == "b"
-    )
+    return Node(name, "tree", above.id, above.turn, "assistant", f"responder.{name}", "0", text, hinted=name == "b")
 
 
 def judged(above: Node, *verdicts: Verdict) -> Judgement:

@@ -96,9 +96,7 @@ def test_prompts_are_listed_shown_and_compared(espalier: Espalier, played: str) 
 
 def test_a_saved_prompt_holds_for_trees_that_have_not_begun(espalier: Espalier, folder: Path) -> None:
     text = (folder / "run.toml").read_text(encoding="utf-8")
-    (folder / "small.toml").write_text(
-        text + "\n[limits]\ncalls = 1\ntrees_in_flight = 1\n", encoding="utf-8"
-    )
+    (folder / "small.toml").write_text(text + "\n[limits]\ncalls = 1\ntrees_in_flight = 1\n", encoding="utf-8")
     run = as_json(espalier("run", "small.toml", "--json", exit_code=1))["run"]["id"]
     (folder / "prompts").mkdir()
     (folder / "prompts" / "warmer.md").write_text("Warmer.\n[head]\nBe warm.\n", encoding="utf-8")
@@ -137,8 +135,11 @@ def test_seeds_are_counted_and_can_be_shown(espalier: Espalier) -> None:
 
 
 def test_good_lines_are_imported_and_broken_ones_named(espalier: Espalier, folder: Path) -> None:
-    lines = [json.dumps({"text": "I am a cook. I like rain."}), '{"text": 5', "I fly kites. I am old."]
-    (folder / "people.jsonl").write_text("\n".join(lines[:2]) + "\n", encoding="utf-8")
+    good = {"kind": "profile", "pronouns": "she", "facts": ["I am a cook.", "I like rain."]}
+    lines = [json.dumps(good), '{"kind": 5', json.dumps("I fly kites. I am old.")]
+    (folder / "people.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     result = espalier("personas", "import", "people.jsonl", "--kind", "profile", exit_code=1)
     assert "people.jsonl, line 2" in result.stderr
-    assert "1 profiles imported, 1 broken lines" in result.stdout
+    assert "2 imported, 1 broken lines" in result.stdout
+    again = espalier("personas", "import", "people.jsonl", "--kind", "profile", exit_code=1)
+    assert "0 imported, 2 were there already" in again.stdout

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
 from simulation.config import load_config, presets
 from tests.support.command_line import Espalier, as_json, spawn
-from trees.jobs import lock_of, take_lock
+from trees.errors import StoreError
+from trees.jobs import lock_of, process_started, take_lock
 from trees.store import Store
 from tui.launch import log_path
 
@@ -91,11 +94,10 @@ def test_a_mistake_is_told_without_a_traceback(espalier: Espalier, line: str, sa
 
 def test_a_run_that_somebody_plays_is_left_to_them(espalier: Espalier, folder: Path) -> None:
     run = as_json(espalier("run", "run.toml", "--dry-run", "--json"))["run"]
+    espalier("run", "run.toml", "--seed", "8")
     with Store.open(folder / "espalier.db") as store:
         lock = take_lock(store, run, "run")
         sql = "UPDATE locks SET pid = 1, process_started = ? WHERE job_id = ?"
-        from trees.jobs import process_started
-
         store.apply([(sql, (process_started(1), lock.job_id))])
     assert "has an engine already: pid 1" in espalier("run", "run.toml", exit_code=4).stderr
 
@@ -139,9 +141,7 @@ def test_there_is_nothing_to_resume(espalier: Espalier, played: str) -> None:
 def slow(folder: Path) -> None:
     """A configuration that takes long enough to be interrupted."""
     text = (folder / "run.toml").read_text(encoding="utf-8")
-    text = text.replace('kind = "scripted"', 'kind = "scripted"\nlatency_s = 0.02').replace(
-        "turns = 2", "turns = 30"
-    )
+    text = text.replace('kind = "scripted"', 'kind = "scripted"\nlatency_s = 0.02').replace("turns = 2", "turns = 12")
     (folder / "run.toml").write_text(text, encoding="utf-8")
 
 
@@ -150,7 +150,7 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(espalier: Espalier, folder
     child = spawn("run", "run.toml")
     assert child.stderr is not None
     assert child.stderr.readline().startswith("run ")
-    wait_for_a_turn(folder / "espalier.db")
+    wait_for_a_turn(folder / "espalier.db", child)
     child.send_signal(signal.SIGINT)
     _, told = child.communicate(timeout=60)
     assert child.returncode == 130, told
@@ -184,20 +184,25 @@ def test_an_engine_that_cannot_begin_is_told_with_its_log(espalier: Espalier, fo
     text = (folder / "run.toml").read_text(encoding="utf-8")
     (folder / "run.toml").write_text(text + "\n[limits]\ncalls = 4\n", encoding="utf-8")
     espalier("run", "run.toml", exit_code=1)
-    (folder / "run.toml").write_text(text.replace("turns = 30", "turns = 31"), encoding="utf-8")
+    (folder / "run.toml").write_text(text.replace("turns = 12", "turns = 13"), encoding="utf-8")
     result = espalier("resume", "--detach", "--config", "run.toml", exit_code=3)
     assert "play.turns" in result.stderr
     assert ".log" in result.stderr
 
 
-def wait_for_a_turn(path: Path) -> None:
-    """Until the store holds a turn. The child writes it; nothing here decides how long that takes."""
-    while not path.is_file():
-        pass
-    turns = 0
-    while not turns:
-        with Store.open(path) as store:
-            turns = store.rows("SELECT coalesce(sum(turns), 0) FROM trees")[0][0]
+def wait_for_a_turn(path: Path, child: subprocess.Popen[str]) -> None:
+    """Until the store that a child writes holds a turn."""
+    while child.poll() is None and not stored_turns(path):
+        time.sleep(0.01)
+
+
+def stored_turns(path: Path) -> int:
+    try:
+        with Store.read(path) as store:
+            turns: int = store.rows("SELECT coalesce(sum(turns), 0) FROM trees")[0][0]
+    except StoreError:
+        return 0
+    return turns
 
 
 def test_json_of_a_run_is_one_document(espalier: Espalier) -> None:

@@ -34,14 +34,10 @@ from tui.options import config_option, examples, json_option, store_option
     metavar="N",
     help="N more siblings of NODE from its model.",
 )
-@click.option(
-    "--extend", "turns", type=click.IntRange(1), metavar="TURNS", help="Play on from the reply NODE."
-)
+@click.option("--extend", "turns", type=click.IntRange(1), metavar="TURNS", help="Play on from the reply NODE.")
 @json_option
 @store_option
-def branch(
-    node: str, text: str | None, count: int | None, turns: int | None, as_json: bool, store_path: Path
-) -> None:
+def branch(node: str, text: str | None, count: int | None, turns: int | None, as_json: bool, store_path: Path) -> None:
     """Grow a tree at NODE by hand. The old branch stays; what is new is drawn.
 
     The run's engine does it if one is at work, else one is started for this alone.
@@ -77,16 +73,12 @@ def branch(
     )
 )
 @click.argument("run")
-@click.option(
-    "--judge", "name", required=True, metavar="NAME", help="The judge: one of the run's, or of the file's."
-)
+@click.option("--judge", "name", required=True, metavar="NAME", help="The judge: one of the run's, or of the file's.")
 @click.option("--again", is_flag=True, help="Judge turns again that this judge has judged already.")
 @config_option
 @json_option
 @store_option
-def judge(
-    run: str, name: str, again: bool, config_path: Path | None, as_json: bool, store_path: Path
-) -> None:
+def judge(run: str, name: str, again: bool, config_path: Path | None, as_json: bool, store_path: Path) -> None:
     """Have a judge judge all turns of RUN that it has not judged yet; earlier judgements stay.
 
     --config takes the judge from [judges.NAME] of another file; its model must be one of the run's.
@@ -108,11 +100,7 @@ def judge(
     say(f"{name} judged {result['turns']} turns of run {run_id[:8]}")
     for row in facts["judges"]:
         if row["id"] == result["judge"]:
-            say(
-                ", ".join(
-                    f"{key} {row[key]}" for key in ("win", "tie", "both_bad", "unstable", "abstain", "pairs")
-                )
-            )
+            say(", ".join(f"{key} {row[key]}" for key in ("win", "tie", "both_bad", "unstable", "abstain", "pairs")))
 
 
 def _judge_in(path: Path, name: str) -> dict[str, Any]:

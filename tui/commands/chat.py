@@ -29,9 +29,7 @@ from tui.options import config_option, examples, store_option
     help="Prompt file of the system message: one in prompts/ beside the configuration, or a shipped one.",
 )
 @click.option("--temperature", type=click.FloatRange(0), default=0.8, show_default=True, help="0 is greedy.")
-@click.option(
-    "--max-tokens", type=click.IntRange(1), default=300, show_default=True, help="Longest reply, in tokens."
-)
+@click.option("--max-tokens", type=click.IntRange(1), default=300, show_default=True, help="Longest reply, in tokens.")
 @store_option
 def chat(
     model: str,

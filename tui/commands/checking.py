@@ -78,13 +78,9 @@ def _progress() -> Progress | None:
 )
 @click.argument("what", type=click.Choice(["sft", "dpo"]))
 @click.argument("out", type=FILE)
-@click.option(
-    "--run", "runs", multiple=True, metavar="RUN", help="Only this run; may be given again for more."
-)
+@click.option("--run", "runs", multiple=True, metavar="RUN", help="Only this run; may be given again for more.")
 @click.option("--judge", metavar="NAME", help="Whose verdicts; the only judge's if left out.")
-@click.option(
-    "--min-margin", type=click.FloatRange(0), help="Smallest difference of scores, in the judge's unit."
-)
+@click.option("--min-margin", type=click.FloatRange(0), help="Smallest difference of scores, in the judge's unit.")
 @click.option("--force", is_flag=True, help="Write over a file that is there.")
 @json_option
 @store_option

@@ -26,9 +26,7 @@ def models() -> None:
     """Say which models there are, and try them out."""
 
 
-@models.command(
-    "list", epilog=examples("espalier models list", "espalier models list quickstart.toml --json")
-)
+@models.command("list", epilog=examples("espalier models list", "espalier models list quickstart.toml --json"))
 @click.argument("config", type=FILE, required=False)
 @json_option
 @store_option
@@ -44,9 +42,7 @@ def list_(config: Path | None, as_json: bool, store_path: Path) -> None:
         say(f"no run in {store_path} has used a model yet; name a configuration to see its models")
 
 
-@models.command(
-    epilog=examples("espalier models test embedded", "espalier models test big --config run.toml")
-)
+@models.command(epilog=examples("espalier models test embedded", "espalier models test big --config run.toml"))
 @click.argument("model")
 @config_option
 @json_option
@@ -139,11 +135,7 @@ def _what(settings: dict[str, Any]) -> str:
 def _roles(config: RunConfig, name: str) -> list[str]:
     from simulation.cast import asks_a_model
 
-    return [
-        place
-        for place, role in config.roles().items()
-        if asks_a_model(role) and name in config.models_of(role)
-    ]
+    return [place for place, role in config.roles().items() if asks_a_model(role) and name in config.models_of(role)]
 
 
 def _stored(store_path: Path) -> list[dict[str, Any]]:

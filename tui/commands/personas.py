@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from trees.errors import NotFound, SetupError
+from trees.errors import NotFound
 from tui.console import say, say_json, say_table
 from tui.options import examples, json_option, store_option
 from tui.sanitise import one_line
@@ -16,21 +16,18 @@ from tui.stores import optional
 
 if TYPE_CHECKING:
     from trees.personas import Personality, Profile
-
     from trees.store import Store
 
 Kind = Literal["profile", "personality"]
 TABLES: dict[Kind, str] = {"profile": "profiles", "personality": "personalities"}
 
 
-@click.group(epilog=examples("espalier personas list", "espalier personas import people.txt"))
+@click.group(epilog=examples("espalier personas list", "espalier personas import people.jsonl"))
 def personas() -> None:
     """See and bring in the people who are played: profiles (facts of a life) and personalities (traits)."""
 
 
-@personas.command(
-    "list", epilog=examples("espalier personas list", "espalier personas list --kind profile --json")
-)
+@personas.command("list", epilog=examples("espalier personas list", "espalier personas list --kind profile --json"))
 @click.option("--kind", type=click.Choice(["profile", "personality"]), help="Only one of the two.")
 @json_option
 @store_option
@@ -44,10 +41,7 @@ def list_(kind: Kind | None, as_json: bool, store_path: Path) -> None:
         say_json({"store": found, "shipped": {k: len(shipped[k]) for k in kinds}})
         return
     if found:
-        rows = [
-            (row["id"][:8], row["kind"], row["split"], row["source"], one_line(row["text"], 80))
-            for row in found
-        ]
+        rows = [(row["id"][:8], row["kind"], row["split"], row["source"], one_line(row["text"], 80)) for row in found]
         say_table(("id", "kind", "split", "from", "text"), rows)
     counts = " and ".join(f"{len(shipped[k])} {TABLES[k]}" for k in kinds)
     say(f"the store holds {len(found)}; {counts} are shipped as seeds and need no import")
@@ -88,42 +82,38 @@ def show(item: str, as_json: bool, store_path: Path) -> None:
 )
 @click.option("--profile", metavar="TEXT", help="Facts of a life, a sentence each.")
 @click.option("--personality", metavar="TEXT", help="Temperament and way of writing, a sentence each.")
-@click.option(
-    "--split", type=click.Choice(["train", "held_out"]), default="train", show_default=True, help="Its pool."
-)
+@click.option("--split", type=click.Choice(["train", "held_out"]), default="train", show_default=True, help="Its pool.")
 @store_option
 def add(profile: str | None, personality: str | None, split: str, store_path: Path) -> None:
     """Add one profile or one personality to the store. Each sentence is a fact or a trait."""
-    given: list[tuple[Kind, str]] = []
-    if profile is not None:
-        given.append(("profile", profile))
-    if personality is not None:
-        given.append(("personality", personality))
-    if not given:
+    from trees.personas import personality_of, profile_of, sentences
+
+    items: list[Profile | Personality] = []
+    try:
+        if profile is not None:
+            items.append(profile_of(sentences(profile)))
+        if personality is not None:
+            items.append(personality_of(sentences(personality)))
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    if not items:
         raise click.UsageError("give --profile TEXT or --personality TEXT")
-    for kind, text in given:
-        parsed = _parse(" ".join(text.split()).encode(), kind, "the command line")
-        if parsed.problems:
-            raise SetupError(
-                f"this is no {kind}: {parsed.problems[0].what}", hint="Write a few plain sentences."
-            )
-        _keep(store_path, parsed.items, "command line", split)
-        say(f"{kind} {parsed.items[0].id[:8]} is in {store_path}")
+    _keep(store_path, items, "command line", split)
+    for item in items:
+        say(f"{_kind_of(item)} {item.id[:8]} is in {store_path}, with {len(_parts(item))} sentences")
 
 
 @personas.command(
     "import",
     epilog=examples(
-        "espalier personas import people.txt", "espalier personas import traits.jsonl --kind personality"
+        "espalier personas import people.jsonl", "espalier personas import traits.jsonl --kind personality"
     ),
 )
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
 @click.option(
     "--kind",
     type=click.Choice(["profile", "personality"]),
-    default="profile",
-    show_default=True,
-    help="What a line is.",
+    help="What plain strings are; objects say it themselves.",
 )
 @click.option(
     "--split",
@@ -133,32 +123,30 @@ def add(profile: str | None, personality: str | None, split: str, store_path: Pa
     help="Their pool.",
 )
 @store_option
-def import_(file: Path, kind: Kind, split: str, store_path: Path) -> None:
-    """Read profiles or personalities from FILE, one a line, as text, JSON lines or CSV.
+def import_(file: Path, kind: Kind | None, split: str, store_path: Path) -> None:
+    """Read profiles and personalities from FILE, one a line.
 
-    Good lines are kept; broken ones are named with what is wrong, and the exit code is 1.
+    A line is an object, {"kind": "profile", "pronouns": "she", "facts": [...]} (a personality has "traits"),
+    or a JSON string. Good lines are kept; broken ones are named with what is wrong, and the exit code is 1.
     """
-    parsed = _parse(file.read_bytes(), kind, str(file))
-    new = _keep(store_path, parsed.items, str(file), split)
-    for problem in parsed.problems:
-        say(f"{file}, line {problem.line}: {problem.what}", stderr=True)
-    there = len(parsed.items) - new
-    said = f" ({there} were there already)" if there else ""
-    say(f"{new} {TABLES[kind]} imported{said}, {len(parsed.problems)} broken lines")
-    if parsed.problems:
-        raise SystemExit(1)
-
-
-def _parse(data: bytes, kind: Kind, source: str) -> Any:
     from trees.personas import parse_personas
 
-    return parse_personas(data, kind=kind, source=source)
+    parsed = parse_personas(file.read_bytes(), kind=kind, source=str(file))
+    new = _keep(store_path, parsed.items, str(file), split) if parsed.items else 0
+    for note in parsed.notes:
+        say(note, stderr=True)
+    for problem in parsed.problems:
+        say(f"{file}, line {problem.line}: {problem.what}: {problem.text!r}", stderr=True)
+    there = len(parsed.items) - new
+    said = f", {there} were there already" if there else ""
+    say(f"{new} imported{said}, {len(parsed.problems)} broken lines")
+    if parsed.problems:
+        raise SystemExit(1)
 
 
 def _keep(path: Path, items: Sequence[Profile | Personality], source: str, split: str) -> int:
     """Keep what is not in the store yet; returns how many that were."""
     from trees.personas import Profile
-
     from trees.store import Store
     from trees.writes import in_one, keep_personality, keep_profile
 
@@ -174,9 +162,7 @@ def _keep(path: Path, items: Sequence[Profile | Personality], source: str, split
 
 
 def _count(store: Store) -> int:
-    return int(
-        store.rows("SELECT (SELECT count(*) FROM profiles) + (SELECT count(*) FROM personalities)")[0][0]
-    )
+    return int(store.rows("SELECT (SELECT count(*) FROM profiles) + (SELECT count(*) FROM personalities)")[0][0])
 
 
 def _stored(store: Store, kind: Kind) -> list[dict[str, Any]]:
@@ -225,6 +211,10 @@ def _find_stored(store: Store, prefix: str) -> tuple[Kind, Any, str] | None:
         split = store.rows(f"SELECT split FROM {table} WHERE id = ?", (item,))[0][0]
         return kind, store.profile(item) if kind == "profile" else store.personality(item), split
     return None
+
+
+def _kind_of(item: Profile | Personality) -> Kind:
+    return "profile" if hasattr(item, "facts") else "personality"
 
 
 def _parts(item: Any) -> list[str]:

@@ -77,9 +77,7 @@ def run(config: Path, seed: int | None, dry_run: bool, detach: bool, as_json: bo
     )
 )
 @click.argument("run", required=False)
-@click.option(
-    "--retry-failed", is_flag=True, help="Ask again what failed, in failed trees and in finished ones."
-)
+@click.option("--retry-failed", is_flag=True, help="Ask again what failed, in failed trees and in finished ones.")
 @click.option("--detach", is_flag=True, help="Play it in the background; this terminal may be closed.")
 @config_option
 @json_option
@@ -112,9 +110,7 @@ def engine(run: str, retry_failed: bool, config_path: Path | None, store_path: P
     _leave(ending)
 
 
-async def _run(
-    path: Path, seed: int | None, store_path: Path, *, detach: bool, as_json: bool
-) -> Ending | None:
+async def _run(path: Path, seed: int | None, store_path: Path, *, detach: bool, as_json: bool) -> Ending | None:
     from simulation.cast import close_models
     from simulation.runs import begin
     from trees.store import Store
@@ -155,11 +151,7 @@ async def _resume(
     from tui.launch import Launch, ask_and_wait
 
     with existing(store_path) as store:
-        row = (
-            store.run(store.find("runs", prefix))
-            if prefix
-            else latest_run(store, unfinished=not retry_failed)
-        )
+        row = store.run(store.find("runs", prefix)) if prefix else latest_run(store, unfinished=not retry_failed)
         if row.kind != "play":
             raise SetupError(f"run {row.id[:8]} is a {row.kind} run: there is nothing to play on")
         lock = live_engine(store, row.id)

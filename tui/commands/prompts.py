@@ -69,9 +69,7 @@ def diff(a: str, b: str, store_path: Path) -> None:
 )
 @click.argument("role")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
-@click.option(
-    "--run", "run_prefix", metavar="RUN", help="Play the trees of RUN that have not begun yet under it."
-)
+@click.option("--run", "run_prefix", metavar="RUN", help="Play the trees of RUN that have not begun yet under it.")
 @click.option("--note", help="A word on what is new in it.")
 @store_option
 def save(role: str, file: Path, run_prefix: str | None, note: str | None, store_path: Path) -> None:
@@ -106,11 +104,7 @@ def _revise(store_path: Path, run_id: str, role: str, prompt_id: str) -> None:
     result = asyncio.run(have_done(store_path, run_id, "prompt", {"role": role, "prompt": prompt_id}))
     with Store.read(store_path) as store:
         waiting = [tree.id[:8] for tree in store.trees(run_id) if tree.nodes == 0]
-    held = (
-        f"trees {', '.join(waiting)}"
-        if waiting
-        else "no tree: all have begun, and keep the prompts they began with"
-    )
+    held = f"trees {', '.join(waiting)}" if waiting else "no tree: all have begun, and keep the prompts they began with"
     say(f"revision {result['revision']} of run {run_id[:8]}: {role} speaks under {prompt_id[:8]}")
     say(f"it holds for {held}")
 
@@ -188,6 +182,4 @@ def _text(name: str, store_path: Path) -> str:
 
 
 def _no_prompt(name: str) -> str:
-    return (
-        f"there is no prompt {name!r}: no file in {OWN_FOLDER}/, none that is shipped, and no stored version"
-    )
+    return f"there is no prompt {name!r}: no file in {OWN_FOLDER}/, none that is shipped, and no stored version"

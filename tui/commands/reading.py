@@ -48,8 +48,7 @@ def trees(run: str | None, canonical: bool, as_json: bool, store_path: Path) -> 
             return
         say(f"run {row.id[:8]} {row.name!r}, {row.state}")
         cells = [
-            (tree.id[:8], tree.state, tree.turns, tree.nodes, one_line(tree.title, 70), _cause(tree))
-            for tree in rows
+            (tree.id[:8], tree.state, tree.turns, tree.nodes, one_line(tree.title, 70), _cause(tree)) for tree in rows
         ]
         say_table(("tree", "state", "turns", "messages", "who", ""), cells, right=("turns", "messages"))
         if rows:
@@ -73,9 +72,7 @@ def trees(run: str | None, canonical: bool, as_json: bool, store_path: Path) -> 
     help="The conversation really played with the replies beside it, or every branch.",
 )
 @click.option("--ids", is_flag=True, help="Show the id of every message.")
-@click.option(
-    "--judge", metavar="NAME", help="Whose marks and scores; the judge that branching follows if left out."
-)
+@click.option("--judge", metavar="NAME", help="Whose marks and scores; the judge that branching follows if left out.")
 @click.option(
     "--prompt", "prompt_of", metavar="NODE", help="Show the prompts that this message was asked with instead."
 )
@@ -117,9 +114,7 @@ def show(
 
 @click.command(epilog=examples("espalier search dog park", "espalier search 犬 --json"))
 @click.argument("words", nargs=-1, required=True)
-@click.option(
-    "--limit", type=click.IntRange(1), default=50, show_default=True, help="Messages shown at most."
-)
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="Messages shown at most.")
 @json_option
 @store_option
 def search(words: tuple[str, ...], limit: int, as_json: bool, store_path: Path) -> None:
@@ -158,9 +153,7 @@ def _tree_id(store: Store, prefix: str) -> str:
             raise error from None
 
 
-def _picture(
-    store: Store, row: TreeRow, everything: bool, ids: bool, judge: str | None, plain: bool
-) -> list[Line]:
+def _picture(store: Store, row: TreeRow, everything: bool, ids: bool, judge: str | None, plain: bool) -> list[Line]:
     from tui.draw import draw_tree, legend
     from tui.picture import header, look_for
 
@@ -184,8 +177,4 @@ def _tree_line(tree: TreeRow) -> dict[str, Any]:
 
 
 def _cause(tree: TreeRow) -> str:
-    return (
-        ""
-        if tree.cause is None
-        else visible(f"{tree.cause.get('kind')}: {tree.cause.get('message')}", longest=120)
-    )
+    return "" if tree.cause is None else visible(f"{tree.cause.get('kind')}: {tree.cause.get('message')}", longest=120)

@@ -22,9 +22,7 @@ def pause(run: str, hard: bool, as_json: bool, store_path: Path) -> None:
     """Hold RUN: the turns under way are finished and no further one begins. `espalier resume` goes on."""
     run_id, result = _ask(store_path, run, "pause", {"hard": hard})
     held = "before its next call" if hard else "when the turns under way are done"
-    _tell(
-        as_json, result, f"run {run_id[:8]} is paused: it holds {held}\ngo on: espalier resume {run_id[:8]}"
-    )
+    _tell(as_json, result, f"run {run_id[:8]} is paused: it holds {held}\ngo on: espalier resume {run_id[:8]}")
 
 
 @click.command(epilog=examples("espalier stop 1a2b3c4d"))

@@ -110,9 +110,7 @@ def migrate(store_path: Path) -> None:
     from tui.stores import existing
 
     with existing(store_path) as opened:
-        applied = opened.rows(
-            "SELECT name FROM _sqlite_migrations WHERE migration_set = 'espalier' ORDER BY id"
-        )
+        applied = opened.rows("SELECT name FROM _sqlite_migrations WHERE migration_set = 'espalier' ORDER BY id")
     say(f"{store_path} is up to date: {applied[-1][0]} is its latest migration")
 
 
@@ -126,6 +124,4 @@ def _refuse_while_live(opened: Store) -> None:
     for (job,) in opened.rows("SELECT job_id FROM locks"):
         if (lock := live_engine(opened, job)) is not None:
             hint = f"Stop it first: espalier stop {job[:8]}"
-            raise Locked(
-                f"{lock.kind} {job[:8]} is being worked on by pid {lock.pid} on {lock.host}", hint=hint
-            )
+            raise Locked(f"{lock.kind} {job[:8]} is being worked on by pid {lock.pid} on {lock.host}", hint=hint)

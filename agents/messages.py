@@ -85,6 +85,8 @@ class RespondRequest(Wire):
     hint: tuple[str, ...] | None
     replica: str = ""
     """Prefix of the replicas' names: empty, or an operation and its index."""
+    samples: int | None = None
+    """How many answers; None for as many as the role gives each turn."""
 
 
 class JudgeRequest(Wire):

@@ -30,7 +30,9 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from trees.errors import SetupError
 from trees.ids import digest_of
 
-PromptKind = Literal["user", "inducer", "responder", "judge.likelihood", "judge.choice", "judge.pairwise", "judge.rating", "deploy"]
+PromptKind = Literal[
+    "user", "inducer", "responder", "judge.likelihood", "judge.choice", "judge.pairwise", "judge.rating", "deploy"
+]
 
 _PERSON = frozenset({"profile", "personality"})
 VARIABLES: Mapping[str, Mapping[str, frozenset[str]]] = {
@@ -196,4 +198,6 @@ def _find(name: str, folder: Path | None) -> tuple[str, str]:
 def shipped_prompts() -> dict[str, str]:
     """Name to text of every prompt file in the package."""
     folder = resources.files("agents") / "prompts"
-    return {f.name.removesuffix(".md"): f.read_text(encoding="utf-8") for f in folder.iterdir() if f.name.endswith(".md")}
+    return {
+        f.name.removesuffix(".md"): f.read_text(encoding="utf-8") for f in folder.iterdir() if f.name.endswith(".md")
+    }

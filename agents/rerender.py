@@ -180,7 +180,7 @@ def _induce(shown: Shown) -> Messages:
 
 
 def _respond(shown: Shown) -> Messages:
-    hint = shown.revealed() if shown.use.tail["hint"] else None
+    hint = shown.revealed() if shown.use.tail.get("hint") else None
     return responder_messages(shown.prompt, shown.history, hint, shown.window)
 
 
@@ -216,6 +216,7 @@ _RENDERERS: Mapping[str, Callable[[Shown], Messages | None]] = {
     "user": _speak,
     "inducer": _induce,
     "responder": _respond,
+    "deploy": _respond,
     "judge.likelihood": _likelihood,
     "judge.choice": _choice,
     "judge.pairwise": _pairwise,

@@ -42,7 +42,7 @@ class Responder:
         seed = stage.seed(role, place, purpose, reroll=attempt)
         call_id, answer = await stage.calls.chat(
             model,
-            ChatRequest(messages, role.sampling, seed, n=role.samples),
+            ChatRequest(messages, role.sampling, seed, n=request.samples or role.samples),
             asking(
                 role,
                 place,

@@ -73,6 +73,9 @@ class Engine:
         self._judges: dict[str, JudgeSpec] = dict(cast.judges)
         self._in_flight = Permits(config.limits.trees_in_flight)
         self._operating = asyncio.Lock()
+        """Operations and judging read a tree and then write to it: one at a time."""
+        self._taking = asyncio.Lock()
+        """Between reading a command and noting that it is taken, nobody else may read it."""
         self._handling: set[asyncio.Task[None]] = set()
         self._deltas = DeltaServer(socket_path(store.path, run.id), self._listen)
 
@@ -185,11 +188,12 @@ class Engine:
             await asyncio.sleep(POLL_S)
 
     async def _take_commands(self) -> None:
-        for command in commands(self._store, self.run_row.id):
-            await self._writer.commit(take(command.id))
-            handling = asyncio.create_task(self._handle(command))
-            self._handling.add(handling)
-            handling.add_done_callback(self._handling.discard)
+        async with self._taking:
+            for command in commands(self._store, self.run_row.id):
+                await self._writer.commit(take(command.id))
+                handling = asyncio.create_task(self._handle(command))
+                self._handling.add(handling)
+                handling.add_done_callback(self._handling.discard)
 
     async def _finish_commands(self) -> None:
         """Answer everything that was asked until now."""
@@ -205,6 +209,9 @@ class Engine:
             result = await handler(command.args, command.asked_by)
         except (EspalierError, TurnFailed, Halted) as error:
             writes = answer_command(command.id, {"error": str(error)}, refused=True)
+        except (KeyError, TypeError, ValueError) as error:
+            what = f"{command.verb} cannot be done with {command.args}: {type(error).__name__}: {error}"
+            writes = answer_command(command.id, {"error": what}, refused=True)
         else:
             writes = answer_command(command.id, result)
         event = {"verb": command.verb, "args": command.args, "asked_by": command.asked_by}

@@ -186,13 +186,14 @@ async def respond(
     roles: Sequence[Role] | None = None,
     replica: str = "",
     operation_id: str | None = None,
+    samples: int | None = None,
 ) -> tuple[Node, ...]:
     """The replies of all responders, as siblings in the order of their names.
 
     A responder that fails is missing among them (its failure is kept). Raises TurnFailed if none answers.
     """
     asked = scene.responders() if roles is None else roles
-    answers = await asyncio.gather(*(_ask_responder(scene, path, revealed, role, replica) for role in asked))
+    answers = await asyncio.gather(*(_ask_responder(scene, path, revealed, role, replica, samples) for role in asked))
     nodes = [
         _reply_node(scene, path[-1], role, said, replica, operation_id)
         for role, reply in zip(asked, answers, strict=True)
@@ -291,7 +292,7 @@ async def _try_turn(scene: Scene, tree: ConversationTree, person: Person, branch
 
 
 async def _ask_responder(
-    scene: Scene, path: Sequence[Node], revealed: Sequence[str], role: Role, replica: str
+    scene: Scene, path: Sequence[Node], revealed: Sequence[str], role: Role, replica: str, samples: int | None
 ) -> Reply:
     user = path[-1]
     request = RespondRequest(
@@ -301,6 +302,7 @@ async def _ask_responder(
         history=lines_of(path),
         hint=tuple(revealed) if role.settings["hint"] else None,
         replica=replica,
+        samples=samples,
     )
     reply = await scene.bus.call("responder", request)
     if reply.failed is not None and reply.failed.kind == HALTED:

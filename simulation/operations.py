@@ -117,10 +117,12 @@ async def _reroll(
         await commit_level(scene, tree, turns, [])
         return [turn.user.id for turn in turns]
     user = _user_above(tree, node)
-    role = replace(_responder_of(scene, node), samples=count)
+    role = _responder_of(scene, node)
     path, revealed = tree.path(user.id), tree.revealed(user.id)
     prefix = f"{operation.kind}.{operation.number}"
-    new = await respond(scene, path, revealed, roles=[role], replica=prefix, operation_id=operation.id)
+    new = await respond(
+        scene, path, revealed, roles=[role], replica=prefix, operation_id=operation.id, samples=count
+    )
     return await _commit_siblings(scene, tree, person, user, new)
 
 

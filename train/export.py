@@ -98,7 +98,7 @@ def export(
 ) -> Exported:
     """Write all rows of one judge. Raises NotFound, BadFilter, or SetupError if it cannot write."""
     if out.exists() and not overwrite:
-        raise SetupError(f"{out} is there already", hint="Name another file, or say --overwrite.")
+        raise SetupError(f"{out} is there already", hint="Name another file, or say --force.")
     wanted = make_filter(store, runs, judge, min_margin)
     contexts = TrainingContexts(store)
     dropped: Counter[Reason] = Counter()

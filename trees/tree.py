@@ -99,14 +99,13 @@ class ConversationTree:
         return [self[below] for below in nx.dfs_preorder_nodes(self.graph, node_id)]
 
     def continued_path(self) -> list[Node]:
-        """The conversation really played: from the first root along the first continued reply of each turn.
-
-        It ends with the last continued reply, or with the user node whose replies none was continued from.
+        """The conversation really played: of a user's messages the latest that no operation added, of replies the
+        first continued one. It ends with such a reply, or with the user node whose replies none was continued from.
         """
         path: list[Node] = []
         options = self.roots()
         while options:
-            step = next((n for n in options if n.speaker == "user" or n.id in self.continued), None)
+            step = next((n for n in options if n.id in self.continued), None) or _latest_user(options)
             if step is None:
                 break
             path.append(step)
@@ -128,3 +127,10 @@ class ConversationTree:
         made = [j for j in self.judgements.get(user_id, ()) if j.judge_id == judge_id and j.complete]
         covering = [j for j in made if set(replies) <= set(j.covers)]
         return max(covering, key=lambda j: j.repeat, default=None)
+
+
+def _latest_user(options: list[Node]) -> Node | None:
+    """Of sibling user messages the one that counts: a person who takes a message back says another one after it."""
+    users = [node for node in options if node.speaker == "user"]
+    own = [node for node in users if node.operation_id is None]
+    return own[-1] if own else next(iter(users), None)

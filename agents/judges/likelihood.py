@@ -58,9 +58,7 @@ class LikelihoodJudge:
         model = stage.model_for(role, request.place)
         return await stage.window(model, request.history, max(heads, key=len), role.sampling.max_tokens, texts)
 
-    async def _score(
-        self, request: JudgeRequest, window: Window, *, knows: bool
-    ) -> tuple[str, Sequence[ReplyScore]]:
+    async def _score(self, request: JudgeRequest, window: Window, *, knows: bool) -> tuple[str, Sequence[ReplyScore]]:
         stage, role, place = self._stage, self._spec.role, request.place
         model = stage.model_for(role, place)
         prompt = stage.prompts[request.prompt_id]

@@ -188,8 +188,9 @@ def _environment() -> dict[str, str]:
     """This process's own, with the worker's code on its path; what a person has set stays."""
     paths = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     defaults = {
-        # Threads that spin at OpenMP's barriers make two busy workers on the same cores many times slower.
-        "OMP_WAIT_POLICY": "passive",
+        # Threads that spin long at OpenMP's barriers make two busy workers on the same cores many times slower; ones
+        # that sleep at once halve the speed of a worker that has them to itself. A short spin gives both.
+        "GOMP_SPINCOUNT": "5000",
         # An assertion's message is to be the last line, not a debugger's trace.
         "GGML_NO_BACKTRACE": "1",
     }

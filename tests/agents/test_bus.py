@@ -240,6 +240,22 @@ async def test_a_cancelled_caller_does_not_keep_the_bus_from_closing(error: Exce
     await asyncio.wait_for(bus.close(), SOON)
 
 
+async def test_closing_waits_for_a_handler_whose_caller_has_gone() -> None:
+    held = Held()
+    bus = Bus({"user": held})
+    await bus.start()
+    caller = asyncio.create_task(bus.call("user", SPEAK))
+    await held.begun.acquire()
+    caller.cancel()
+    await asyncio.gather(caller, return_exceptions=True)
+    closing = asyncio.create_task(bus.close())
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not closing.done()
+    held.release.set()
+    await asyncio.wait_for(closing, SOON)
+
+
 async def test_a_handler_that_is_itself_cancelled_does_not_hang_its_caller() -> None:
     async def act(request: Any) -> Reply:
         raise asyncio.CancelledError
@@ -276,7 +292,9 @@ def test_tracing_is_off_before_autogen_is_loaded() -> None:
     assert said.stdout.strip() == "true"
 
 
-@pytest.mark.parametrize("message", [SPEAK, INDUCE, RESPOND, JUDGE, Reply(said=(SAID,))], ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize(
+    "message", [SPEAK, INDUCE, RESPOND, JUDGE, Reply(said=(SAID,))], ids=lambda m: type(m).__name__
+)
 def test_messages_are_frozen_and_survive_the_wire(message: Wire) -> None:
     assert type(message).model_validate_json(message.model_dump_json()) == message
     with pytest.raises(ValueError, match="frozen"):

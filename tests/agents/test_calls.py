@@ -1,4 +1,4 @@
-"""The call path: what is asked, what is not asked again, who waits for what, and what is kept before anybody sees it."""
+"""The call path: what is asked, and not asked again, who waits for what, and what is kept before anybody sees it."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ async def test_two_at_once_who_ask_the_same_ask_once() -> None:
     await held.wait_for(1)
     await settled()
     held.release.set()
-    assert await both == ["about hello"] * 2
+    assert list(await both) == ["about hello"] * 2
     assert len(model.asked) == 1
 
 
@@ -133,6 +133,29 @@ async def test_who_waited_for_a_call_that_failed_asks_for_themselves() -> None:
     failed, answered = await both
     assert isinstance(failed, CallFailed)
     assert answered == "this time"
+
+
+async def test_of_those_who_waited_for_a_call_that_failed_one_asks() -> None:
+    first, second = asyncio.Event(), asyncio.Event()
+
+    async def fail_once(request: ChatRequest) -> ChatAnswer:
+        if len(model.asked) == 1:
+            await first.wait()
+            raise ModelFailure("refused", "not this time")
+        await second.wait()
+        return ChatAnswer((Completion("this time"),))
+
+    model = FakeModel(fail_once)
+    calls = calls_for(model)
+    asked = asyncio.gather(*(text(calls) for _ in range(4)), return_exceptions=True)
+    await settled()
+    first.set()
+    await settled()
+    second.set()
+    failed, *answered = await asked
+    assert isinstance(failed, CallFailed)
+    assert answered == ["this time"] * 3
+    assert len(model.asked) == 2
 
 
 async def test_who_waited_for_a_cancelled_call_asks_for_themselves() -> None:
@@ -264,7 +287,7 @@ async def test_no_permit_is_held_while_an_answer_is_being_kept() -> None:
     assert len(model.asked) == 2
     assert not asked.done()
     log.disk.set()
-    assert await asked == ["a", "a"]
+    assert list(await asked) == ["a", "a"]
 
 
 # ---- deadlines and failures

@@ -171,7 +171,7 @@ def test_a_verdict_stands_only_if_it_survives_the_swap(labels: tuple[str | None,
 
 @given(number=st.integers(1, 8), seed=st.integers(0, 99), repeat=st.integers(0, 3))
 def test_every_reply_stands_at_every_place_once(number: int, seed: int, repeat: int) -> None:
-    orders = rotations(candidates(*"abcdefgh"[:number]), seed, "turn", "main", repeat)
+    orders = rotations(candidates(*"abcdefgh"[:number]), seed, "main", repeat)
     places = [[order[place].node_id for order in orders] for place in range(number)]
     assert len(orders) == number
     assert all(sorted(at) == [f"r{i}" for i in range(number)] for at in places)
@@ -183,14 +183,14 @@ def test_the_first_order_follows_from_the_seed() -> None:
     def first(*what: Any) -> list[str]:
         return [c.node_id for c in rotations(shown, *what)[0]]
 
-    assert first(1, "turn", "main", 0) == first(1, "turn", "main", 0)
-    others = [first(2, "turn", "main", 0), first(1, "turn", "other", 0), first(1, "turn", "main", 1)]
-    assert all(other != first(1, "turn", "main", 0) for other in others)
+    assert first(1, "main", 0) == first(1, "main", 0)
+    others = [first(2, "main", 0), first(1, "other", 0), first(1, "main", 1)]
+    assert all(other != first(1, "main", 0) for other in others)
 
 
 def test_the_first_order_does_not_depend_on_the_order_of_asking() -> None:
     shown = candidates(*"abcdef")
-    assert rotations(shown, 1, "turn", "main", 0) == rotations(shown[::-1], 1, "turn", "main", 0)
+    assert rotations(shown, 1, "main", 0) == rotations(shown[::-1], 1, "main", 0)
 
 
 # ---- likelihood
@@ -412,6 +412,46 @@ async def test_pairwise_asks_for_a_schema_only_where_it_is_kept(capable: bool) -
     assert {asked.schema is not None for asked in model.asked} == {capable}
 
 
+# ---- rating
+
+
+def yes(probability: float) -> Completion:
+    logprobs = {"Yes": math.log(probability), "No": math.log(1 - probability)}
+    return Completion("Yes" if probability > 0.5 else "No", choice_logprobs=logprobs)
+
+
+async def test_rating_scores_each_reply_on_its_own_by_the_probability_of_yes() -> None:
+    model = FakeModel(decides(lambda asked: yes(0.75 if "    kind\n" in asked.messages[-1].content else 0.25)))
+    said = await judged(spec_of("rating"), "cold", "kind", "odd", model=model)
+    assert {s.node_id: (s.unit, round(s.value, 9)) for s in said.scores} == {
+        "r0": ("probability", 0.25),
+        "r1": ("probability", 0.75),
+        "r2": ("probability", 0.25),
+    }
+    assert rows(said.verdicts) == [("r1", "r0", "win"), ("r0", "r2", "tie"), ("r1", "r2", "win")]
+    assert [p.order for p in said.presentations] == [("r0",), ("r1",), ("r2",)]
+
+
+async def test_rating_never_shows_two_replies_together() -> None:
+    model = FakeModel(says(yes(0.5)))
+    await judged(spec_of("rating"), "coldish", "kindish", model=model)
+    shown = [[text in prompt_text(asked.messages) for text in ("coldish", "kindish")] for asked in model.asked]
+    assert sorted(shown) == [[False, True], [True, False]]
+
+
+async def test_a_model_that_always_says_yes_ties() -> None:
+    said = await judged(spec_of("rating"), "a", "b", model=FakeModel(says(yes(0.9))))
+    assert rows(said.verdicts) == [("r0", "r1", "tie")]
+
+
+async def test_a_reply_that_could_not_be_rated_abstains_against_each_other_one() -> None:
+    unsure = Completion("Well.")
+    model = FakeModel(decides(lambda asked: unsure if "    odd\n" in asked.messages[-1].content else yes(0.5)))
+    said = await judged(spec_of("rating"), "a", "b", "odd", model=model)
+    assert rows(said.verdicts) == [("r0", "r1", "tie"), ("r2", "r0", "abstain"), ("r2", "r1", "abstain")]
+    assert said.presentations[2].raw == "Well."
+
+
 # ---- rules
 
 SAMPLES: dict[str, tuple[float, str, str]] = {
@@ -533,7 +573,9 @@ def test_a_member_that_is_silent_on_two_replies_abstains_on_them() -> None:
 def test_a_panel_shows_how_its_members_were_split() -> None:
     said = panel_judgement("panel", "node", 0, {"likelihood": member(WIN_0), "choice": member(WIN_1)})
     assert said.presentations == (
-        Presentation(("r0", "r1"), None, '{"choice":[["r1","r0","win"]],"likelihood":[["r0","r1","win"]]}', {}, "panel"),
+        Presentation(
+            ("r0", "r1"), None, '{"choice":[["r1","r0","win"]],"likelihood":[["r0","r1","win"]]}', {}, "panel"
+        ),
     )
 
 
@@ -549,7 +591,7 @@ def test_a_panel_with_a_member_that_was_not_asked_is_incomplete_and_names_it() -
 # ---- all judges
 
 
-@pytest.mark.parametrize("kind", ["likelihood", "choice", "pairwise", "rules", "treatment"])
+@pytest.mark.parametrize("kind", ["likelihood", "choice", "pairwise", "rating", "rules", "treatment"])
 @pytest.mark.parametrize("texts", [(), ("alone",)])
 async def test_one_reply_needs_no_call(kind: str, texts: tuple[str, ...]) -> None:
     model = FakeModel()
@@ -560,7 +602,7 @@ async def test_one_reply_needs_no_call(kind: str, texts: tuple[str, ...]) -> Non
     assert not model.scored
 
 
-@pytest.mark.parametrize("kind", ["choice", "pairwise"])
+@pytest.mark.parametrize("kind", ["choice", "pairwise", "rating"])
 async def test_a_failed_call_makes_an_incomplete_judgement_that_abstains(kind: str) -> None:
     log = MemoryLog()
     model = FakeModel(says(ModelFailure("refused", "I may not")))

@@ -59,7 +59,9 @@ def test_a_label_of_the_closed_set_is_read(label: str) -> None:
     assert read_label(f'{{"reason": "because", "verdict": "{label}"}}', "verdict", LABELS) == label
 
 
-@pytest.mark.parametrize("value", ['"a"', '"A."', '"A or B"', '" A"', '"C"', '""', "null", "1", "true", '["A"]', '{"A": 1}'])
+@pytest.mark.parametrize(
+    "value", ['"a"', '"A."', '"A or B"', '" A"', '"C"', '""', "null", "1", "true", '["A"]', '{"A": 1}']
+)
 def test_a_label_outside_the_closed_set_is_never_guessed(value: str) -> None:
     with pytest.raises(Unreadable, match="'verdict'"):
         read_label(f'{{"verdict": {value}}}', "verdict", LABELS)

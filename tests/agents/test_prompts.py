@@ -24,7 +24,10 @@ FILLED: dict[str, object] = {
     "letters": ["A", "B"],
     "first": "one",
     "second": "two",
+    "reply": "one",
 }
+OUTSIDERS = ["inducer", "judge.choice", "judge.pairwise", "judge.rating"]
+"""Kinds of prompt for those who read the conversation from outside."""
 HOSTILE = ["{{ 7*7 }}", "{% for x in y %}", "{# gone #}", "{> observer}", "[head]", "}}", "{%- endif %}", "{{"]
 BARE: dict[str, dict[str, object]] = {
     "inducer": {"known": []},
@@ -32,6 +35,7 @@ BARE: dict[str, dict[str, object]] = {
     "judge.likelihood": {"revealed": []},
     "judge.choice": {"candidates": [], "letters": [], "revealed": []},
     "judge.pairwise": {"first": "one", "second": "two", "revealed": []},
+    "judge.rating": {"reply": "one"},
     "deploy": {},
 }
 """What each kind's tail is given at the least: no persona, nothing known. The user's needs its persona."""
@@ -40,6 +44,11 @@ BARE: dict[str, dict[str, object]] = {
 def own(folder: Path, name: str, text: str) -> Path:
     (folder / f"{name}.md").write_text(text, encoding="utf-8")
     return folder
+
+
+def checked(prompt: Prompt) -> Prompt:
+    check_prompt(prompt, "here")
+    return prompt
 
 
 # ---- what is refused
@@ -166,7 +175,7 @@ def test_a_change_in_a_file_that_is_taken_in_gives_a_new_version(tmp_path: Path)
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-@pytest.mark.parametrize("kind", ["user", "inducer", "judge.likelihood", "judge.choice", "judge.pairwise"])
+@pytest.mark.parametrize("kind", ["user", "judge.likelihood", *OUTSIDERS])
 def test_braces_in_a_persona_mean_nothing(kind: str, text: str) -> None:
     assert text in PROMPTS[kind].render("head", profile=text, personality="calm")
 
@@ -180,6 +189,7 @@ def test_braces_in_a_persona_mean_nothing(kind: str, text: str) -> None:
         ("judge.likelihood", lambda text: {"revealed": [text]}),
         ("judge.choice", lambda text: {"candidates": [{"letter": "A", "text": text}], "letters": ["A"]}),
         ("judge.pairwise", lambda text: {"first": text, "second": "b"}),
+        ("judge.rating", lambda text: {"reply": text}),
     ],
 )
 def test_braces_in_what_a_model_wrote_mean_nothing(kind: str, values, text: str) -> None:  # type: ignore[no-untyped-def]
@@ -197,10 +207,8 @@ def test_braces_in_what_a_model_wrote_mean_nothing(kind: str, values, text: str)
     ],
 )
 def test_the_sandbox_lets_no_prompt_at_internals(source: str) -> None:
-    prompt = Prompt("user", f"[head]\n{source}\n")
     with pytest.raises((TemplateError, SetupError)):
-        check_prompt(prompt, "here")
-        prompt.render("head", profile="Ann")
+        checked(Prompt("user", f"[head]\n{source}\n")).render("head", profile="Ann")
 
 
 def test_a_prompt_cannot_change_the_values_it_is_given() -> None:
@@ -247,7 +255,7 @@ def test_every_shipped_prompt_renders_without_what_is_optional(kind: str) -> Non
     assert not any("None" in text or "{" in text for text in rendered if "JSON" not in text)
 
 
-@pytest.mark.parametrize("kind", ["inducer", "judge.choice", "judge.pairwise", "judge.likelihood"])
+@pytest.mark.parametrize("kind", ["judge.likelihood", *OUTSIDERS])
 def test_a_blind_head_holds_no_word_of_a_persona(kind: str) -> None:
     blind = PROMPTS[kind].render("head")
     assert content_stems(blind).isdisjoint(persona_stems(PERSON))
@@ -257,7 +265,7 @@ def test_a_blind_head_holds_no_word_of_a_persona(kind: str) -> None:
 def test_readers_from_outside_share_their_head() -> None:
     seen = {"profile": PERSON.profile, "personality": PERSON.personality}
     for values in ({}, seen):
-        heads = {PROMPTS[kind].render("head", **values) for kind in ("inducer", "judge.choice", "judge.pairwise")}
+        heads = {PROMPTS[kind].render("head", **values) for kind in OUTSIDERS}
         assert len(heads) == 1
 
 

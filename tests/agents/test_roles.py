@@ -27,7 +27,9 @@ FLIPPED = "As an AI language model, I am here to help you. How can I assist you 
 TALK = lines("I fixed a xylophone today.", "How did that go?", "The tortoises watched me.")
 
 
-def role(name: str, sampling: Sampling = WARM, *, models: Sequence[str] = ("fake",), samples: int = 1, **settings: Any) -> Role:
+def role(
+    name: str, sampling: Sampling = WARM, *, models: Sequence[str] = ("fake",), samples: int = 1, **settings: Any
+) -> Role:
     return Role(name, tuple(models), sampling, samples, settings)
 
 
@@ -190,7 +192,8 @@ async def test_a_long_fact_is_cut_and_known_by_what_was_kept() -> None:
 
 
 @pytest.mark.parametrize(
-    "answer", ["They keep tortoises.", '{"facts": "none"}', '["a"]', '{"facts": ["cut o', "```json\n{}\n```", "[" * 100_000]
+    "answer",
+    ["They keep tortoises.", '{"facts": "none"}', '["a"]', '{"facts": ["cut o', "```json\n{}\n```", "[" * 100_000],
 )
 async def test_an_unreadable_answer_gives_an_empty_ledger_that_says_why(answer: str) -> None:
     model = FakeModel(says(answer))
@@ -262,7 +265,12 @@ def respond_request(
 
 
 async def respond(
-    model: FakeModel, request: RespondRequest, *, samples: int = 1, sampling: Sampling = WARM, log: MemoryLog | None = None
+    model: FakeModel,
+    request: RespondRequest,
+    *,
+    samples: int = 1,
+    sampling: Sampling = WARM,
+    log: MemoryLog | None = None,
 ) -> Reply:
     return await Responder(stage_for(model, log=log), role(request.role, sampling, samples=samples)).act(request)
 
@@ -333,6 +341,26 @@ async def test_a_hint_makes_a_different_call() -> None:
 
 
 # ---- what roles share
+
+
+async def test_a_use_says_what_its_prompt_was_given() -> None:
+    log, model = MemoryLog(), FakeModel(says('{"facts": []}'))
+    stage = stage_for(model, log=log)
+    await User(stage, role("user")).act(speak_request(TALK[:2]))
+    await Inducer(stage, role("inducer")).act(induce_request(sees=True))
+    await Responder(stage, role("responder.warm")).act(respond_request(["They keep tortoises."]))
+    assert [dict(use.tail) for use in log.uses] == [{"turn": PLACE.turn}, {"sees_persona": True}, {"hint": True}]
+    assert [use.prompt_id for use in log.uses] == [PROMPTS[kind].id for kind in ("user", "inducer", "responder")]
+
+
+async def test_a_use_says_where_its_path_was_cut() -> None:
+    log, model = MemoryLog(), FakeModel(says("Slowly."), capabilities=Capabilities(context=1000))
+    history = lines(*("word " * 60 for _ in range(31)))
+    await respond(model, respond_request(history=history), log=log)
+    (use,) = log.uses
+    shown = model.asked[0].messages[1:]
+    assert use.epoch > 0
+    assert [m.content for m in shown[2:]] == [line.text for line in history[int(str(use.tail["resume"])) :]]
 
 
 async def test_one_of_several_models_is_drawn_by_the_place_alone() -> None:

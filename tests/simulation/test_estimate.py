@@ -34,6 +34,7 @@ def test_turns_of_each_depth(branching: BranchingConfig, replies: int, turns: li
     [
         {"a": {"kind": "likelihood"}},
         {"a": {"kind": "choice"}},
+        {"a": {"kind": "rating"}},
         {"a": {"kind": "pairwise"}, "b": {"kind": "treatment"}},
     ],
 )

@@ -184,9 +184,7 @@ def decides(choose: Callable[[ChatRequest], str | Completion]) -> Answering:
     return answer
 
 
-def seat(
-    model: Model, *, permits: int = 8, deadline_s: float = 30.0, retries: RetryPolicy = ONCE
-) -> Seat:
+def seat(model: Model, *, permits: int = 8, deadline_s: float = 30.0, retries: RetryPolicy = ONCE) -> Seat:
     return Seat(model, model.identity.id, Permits(permits), deadline_s, retries)
 
 

@@ -13,7 +13,7 @@ LAYERS := agents simulation trees train tui
 demo: $(VENV)/.demo
 	@test -f quickstart.toml || $(BIN)/espalier init quickstart.toml
 	$(BIN)/espalier run quickstart.toml
-	$(BIN)/espalier show --best
+	$(BIN)/espalier show
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest

@@ -148,9 +148,7 @@ DeltaSink = Callable[[Asking, int, str], None]
 class Calls:
     """The call path for a set of models. Belongs to one event loop."""
 
-    def __init__(
-        self, seats: Mapping[str, Seat], log: CallLog, gate: Gate, deltas: DeltaSink | None = None
-    ) -> None:
+    def __init__(self, seats: Mapping[str, Seat], log: CallLog, gate: Gate, deltas: DeltaSink | None = None) -> None:
         self.seats = dict(seats)
         self._log = log
         self._gate = gate

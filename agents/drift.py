@@ -376,9 +376,7 @@ _REPORTED = re.compile(
 )
 _FIRST_PERSON = re.compile(r"\b(?:i|i'm|i've|i'd|i'll|me|my|mine|myself|we|our|us|we're)\b")
 _SECOND_PERSON = re.compile(r"\b(?:you|your|yours|yourself|you're|you've|you'd|you'll)\b")
-_JUDGES = re.compile(
-    r"(?:oh,? )?(?:that|it|this)(?:'s| is| sounds| must| can be| makes)\b[^?]{10,}\byou[^?]*\?"
-)
+_JUDGES = re.compile(r"(?:oh,? )?(?:that|it|this)(?:'s| is| sounds| must| can be| makes)\b[^?]{10,}\byou[^?]*\?")
 """A verdict on what the other said, then a question back: an interviewer's turn."""
 _GENERAL = re.compile(r"\b(?:usually|typically|generally|commonly)\b")
 _YOUR = re.compile(r"\byour ((?:[\w'-]+ ?){1,3})")

@@ -2,7 +2,7 @@
 
 Only words of the pronoun set the text is written in are changed. Where one form stands for two (`her` is `him` or
 `his`, `his` is `her` or `hers`), the word after it decides. Into `they` the verbs of the subject agree as well: the
-one after the pronoun, and those joined to it (`She is curious and loves ...`), as far as a verb can be told from a noun.
+one after the pronoun, and those joined to it (`She is curious and loves ...`), where a verb can be told from a noun.
 
 Invariant: a text fitted to the pronouns it is written in is unchanged.
 """
@@ -27,9 +27,9 @@ _CONTRACTED = re.compile(r"^(she|he|they)(['’])(s|re|ve|d|ll)$", re.IGNORECASE
 # What may follow an object but hardly a possessive: then "her" is "him", and "his" is "hers".
 _NO_NOUN = frozenset(
     """a about after again against all also although always an and any are as at away back because been before being
-    but by can could daily deeply did do does down during easily either else enough especially even feel for from get go had
-    happy has he here his how i if in indoors into is it just know later let like more most much nor not now of off often on
-    once or out over quickly quite rather really she should since slightly so sometimes soon than that the their them
+    but by can could daily deeply did do does down during easily either else enough especially even feel for from get
+    go had happy has he here his how i if in indoors into is it just know later let like more most much nor not now of off
+    often on once or out over quickly quite rather really she should since slightly so sometimes soon than that the their them
     then there these they this those though through to today together tomorrow too under until up upset was
     we were what when where which while who why will with without would you""".split()
 )
@@ -60,12 +60,14 @@ _JOINED = frozenset(
     practices prefers prepares presents prides prioritizes processes procrastinates promises protects proves provides
     pursues pushes puts questions quotes radiates reacts recalls reads recharges reflects refuses regards relaxes relies
     relishes remains remembers resists resonates respects respecting responds retreats rises runs says seeks seems sees
-    senses serves sets shares shies shines shows sings sits smiles sounds speaks spends sparks stands starts stays sticks
-    strives struggles studies succeeds supports surprises takes talks teaches tells tends thinks thrives tolerates
-    treats tries trusts turns understands upholds uses values ventures views volunteers waits wants watches wears welcomes
-    wins wishes withdraws works worries writes yearns""".split()
+    senses serves sets shares shies shines shows sings sits smiles sounds speaks spends sparks stands starts stays
+    sticks strives struggles studies succeeds supports surprises takes talks teaches tells tends thinks thrives tolerates
+    treats tries trusts turns understands upholds uses values ventures views volunteers waits wants watches wears
+    welcomes wins wishes withdraws works worries writes yearns""".split()
 )
-_JOINERS = re.compile(r"\b(and|but|or|yet|nor)\s+(?:(?:then|also|often|always|never|rarely|usually|sometimes|[a-z]+ly)\s+)*$")
+_JOINERS = re.compile(
+    r"\b(and|but|or|yet|nor)\s+(?:(?:then|also|often|always|never|rarely|usually|sometimes|[a-z]+ly)\s+)*$"
+)
 
 
 def fit_pronouns(text: str, written: Pronouns, wanted: Pronouns) -> str:

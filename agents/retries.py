@@ -103,9 +103,7 @@ async def with_retries(
         await sleep(wait_s)
 
 
-def _wait_after(
-    failure: ModelFailure, index: int, policy: RetryPolicy, seed: int, elapsed_s: float
-) -> float | None:
+def _wait_after(failure: ModelFailure, index: int, policy: RetryPolicy, seed: int, elapsed_s: float) -> float | None:
     """Seconds to wait before the next attempt; None if there is none."""
     if not failure.retryable or index + 1 >= policy.attempts:
         return None

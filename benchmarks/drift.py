@@ -134,9 +134,7 @@ def timed(message: str, history: list[tuple[str, str]], facts: tuple[str, ...]) 
 
 
 def main() -> int:
-    argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    ).parse_args()
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     halves = {half: load(half) for half in ("dev", "heldout")}
     threshold, by_length = length_threshold(halves["dev"])
     figures: dict[str, Any] = {"threshold_words": threshold, "cleaning": cleaning()}

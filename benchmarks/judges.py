@@ -100,7 +100,9 @@ async def measure(
 def outcome_of(case: dict[str, Any], judgement: Judgement) -> dict[str, Any]:
     best = winner(judgement)
     outcomes = [v.outcome for v in judgement.verdicts]
-    picks = {max(p.probabilities, key=lambda node: p.probabilities[node]) for p in judgement.presentations if p.probabilities}
+    picks = {
+        max(p.probabilities, key=lambda node: p.probabilities[node]) for p in judgement.presentations if p.probabilities
+    }
     scores = {score.node_id: score.value for score in judgement.scores}
     return {
         "kind": case["kind"],

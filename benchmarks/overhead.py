@@ -41,7 +41,7 @@ TURNS = 5
 RESPONDERS = {"plain": {}, "warm": {"hint": True}, "brief": {"hint": True}}
 
 
-def configuration(trees: int, in_flight: int) -> dict[str, Any]:
+def configuration(in_flight: int) -> dict[str, Any]:
     return {
         "name": "overhead",
         "turns": TURNS,
@@ -53,7 +53,7 @@ def configuration(trees: int, in_flight: int) -> dict[str, Any]:
 
 async def play(path: Path, trees: int, in_flight: int) -> dict[str, float]:
     """Play a whole run; returns its figures."""
-    config = make_config(configuration(trees, in_flight), "the benchmark")
+    config = make_config(configuration(in_flight), "the benchmark")
     models = await open_models(config)
     cast = make_cast(config, models, load_prompts(config, None))
     with Store.open(path) as store:

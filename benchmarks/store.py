@@ -1,7 +1,7 @@
 """The store at the size of the paper's pool, and at a tenth of it: does it slow down as it grows?
 
-3,310 trees x 10 turns x (1 user message + 4 replies), with ledgers, judgements, scores, verdicts and calls, written through
-the engine's writer. Then, on both stores in turns: a page of the list of trees, opening a tree, full-text search, verify.
+3,310 trees x 10 turns x (1 user message + 4 replies), with ledgers, judgements, scores, verdicts and calls, written
+through the engine's writer. Then, on both stores in turns: a page of the list, opening a tree, full-text search, verify.
 
     python benchmarks/store.py [--quick]
 """
@@ -45,9 +45,13 @@ from trees.writes import (
 )
 
 TURNS, REPLIES = 10, 4
+MADE_UP = frozenset({"run id", "revision", "tree id", "call id", "model id", "judge id", "prompt id"})
+"""What verify rightly says of a store that a benchmark wrote."""
 PAGE = 200
 """Trees on a page of the list."""
-WORDS = "the a harbour morning bread train window cat rain phone sister market bicycle lamp tea paper bridge song".split()
+WORDS = (
+    "the a harbour morning bread train window cat rain phone sister market bicycle lamp tea paper bridge song".split()
+)
 MODEL = {"backend": "scripted", "model": "benchmark"}
 JUDGE: dict[str, object] = {"kind": "likelihood"}
 
@@ -86,9 +90,7 @@ async def fill(path: Path, trees: int, seed: int) -> float:
             personality = personalities[position // len(profiles) % len(personalities)]
             round_ = position // (len(profiles) * len(personalities))
             tree = tree_id(run, f"{profile.id}:{personality.id}" if round_ == 0 else f"{position}")
-            await writer.commit(
-                keep_tree(tree, run, position, profile.id, personality.id, title=f"Persona {position}")
-            )
+            await writer.commit(keep_tree(tree, run, position, profile.id, personality.id, title=f"Persona {position}"))
             above: Node | None = None
             for turn in range(1, TURNS + 1):
                 above = await write_turn(writer, draw, run, tree, above, turn, prompt, model, judge)
@@ -142,7 +144,15 @@ async def write_turn(
 
 
 def spoken(
-    draw: random.Random, run: str, tree: str, above: Node | None, end: str, turn: int, speaker: Any, role: str, model: str
+    draw: random.Random,
+    run: str,
+    tree: str,
+    above: Node | None,
+    end: str,
+    turn: int,
+    speaker: Any,
+    role: str,
+    model: str,
 ) -> Node:
     identity = node_id(run, end, role, "0")
     text = sentence(draw, int(identity[:6], 16))
@@ -189,9 +199,12 @@ def check(path: Path) -> float:
     """Seconds that verify takes."""
     with Store.read(path) as store:
         began = time.perf_counter()
-        findings = [f for f in verify(store).findings if f.kind != "tree id"]
-        assert not findings, findings[:3]
-        return time.perf_counter() - began
+        report = verify(store)
+        seconds = time.perf_counter() - began
+    # The run was not begun by an engine: its identity and the personas beyond the seeds' crossing are made up.
+    unexpected = [f for f in report.findings if f.kind not in MADE_UP]
+    assert not unexpected, unexpected[:3]
+    return seconds
 
 
 def main() -> int:
@@ -223,7 +236,10 @@ def main() -> int:
         "verify_s": seconds,
     }
     bars = [
-        *(Bar(f"{key.removesuffix('_ms')}: growth over ten times the trees", value, at_most=1.3) for key, value in growth.items()),
+        *(
+            Bar(f"{key.removesuffix('_ms')}: growth over ten times the trees", value, at_most=1.3)
+            for key, value in growth.items()
+        ),
         Bar("list, ms", median[large]["list_ms"], at_most=50),
         Bar("verify, s", seconds, at_most=60),
         Bar("bytes a node, against a tenth of the trees", sizes[large] / sizes[small] / (large / small), at_most=1.1),

@@ -50,7 +50,9 @@ def _weighted(replies: Sequence[Node], judgement: Judgement, draw: random.Random
     if not any(weights):
         return Continued(draw.choice(replies).id, "weighted", "all scores are zero: drawn evenly")
     drawn = draw.choices(replies, weights)[0]
-    return Continued(drawn.id, "weighted", f"drawn by score, {values.get(drawn.id, 0.0) / sum(weights):.2f} of the weight")
+    return Continued(
+        drawn.id, "weighted", f"drawn by score, {values.get(drawn.id, 0.0) / sum(weights):.2f} of the weight"
+    )
 
 
 def _beam(width: int, level: Sequence[tuple[Turn, Judgement | None]]) -> list[Continued]:

@@ -178,7 +178,13 @@ def _check_capabilities(config: RunConfig, roles: Mapping[str, Role], models: Ma
     for place, role in config.roles().items():
         if not asks_a_model(role) or (isinstance(role, JudgeConfig) and role.kind == "likelihood"):
             continue
-        _require(place, "chat", "chats", roles[place.replace("responders.", "responder.").replace("judges.", "judge.")], models)
+        _require(
+            place,
+            "chat",
+            "chats",
+            roles[place.replace("responders.", "responder.").replace("judges.", "judge.")],
+            models,
+        )
 
 
 def _require(place: str, capability: str, what: str, role: Role, models: Mapping[str, Model]) -> None:
@@ -187,7 +193,9 @@ def _require(place: str, capability: str, what: str, role: Role, models: Mapping
             continue
         able = [other for other, model in models.items() if getattr(model.capabilities, capability)]
         others = f"models of this configuration that do: {', '.join(able)}" if able else _ABLE[capability]
-        raise SetupError(f"{place} needs a model that {what}, and {name!r} does not", hint=f"Use one that does; {others}.")
+        raise SetupError(
+            f"{place} needs a model that {what}, and {name!r} does not", hint=f"Use one that does; {others}."
+        )
 
 
 _ABLE = {
@@ -222,5 +230,3 @@ def differences(stored: Any, given: Any, place: str = "") -> list[str]:
             for found in differences(stored.get(key), given.get(key), f"{place}.{key}" if place else key)
         ]
     return [] if stored == given else [place]
-
-

@@ -92,7 +92,9 @@ class JudgeConfig(RoleConfig):
     sampling: SamplingConfig = Field(
         SamplingConfig(max_tokens=300, temperature=0.0), description="How answers are drawn."
     )
-    threshold: float | None = Field(None, ge=0, description="Smallest difference of scores that is a win, in the judge's unit.")
+    threshold: float | None = Field(
+        None, ge=0, description="Smallest difference of scores that is a win, in the judge's unit."
+    )
     condition: Literal["persona", "revealed"] = Field(
         "persona", description="likelihood: given the whole persona, or only what was revealed."
     )
@@ -125,7 +127,9 @@ class LimitsConfig(Section):
     calls: int = Field(0, ge=0, description="Stop after this many calls of this run; 0 is no limit.")
     tokens: int = Field(0, ge=0, description="Stop after this many tokens read and written; 0 is no limit.")
     minutes: float = Field(0, ge=0, description="Stop after this long at work, in minutes; 0 is no limit.")
-    money: float = Field(0, ge=0, description="Stop after spending this, in the unit of the models' prices; 0 is no limit.")
+    money: float = Field(
+        0, ge=0, description="Stop after spending this, in the unit of the models' prices; 0 is no limit."
+    )
 
 
 class RunConfig(Section):

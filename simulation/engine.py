@@ -142,7 +142,9 @@ class Engine:
         for row in self._store.trees(self.run_row.id):
             if row.state == "failed":
                 await self._writer.commit(reopen_tree(row.id))
-        sql = "SELECT DISTINCT tree_id FROM failures WHERE run_id = ? AND resolved_at IS NULL AND role LIKE 'responder.%'"
+        sql = (
+            "SELECT DISTINCT tree_id FROM failures WHERE run_id = ? AND resolved_at IS NULL AND role LIKE 'responder.%'"
+        )
         for (tree_id,) in self._store.rows(sql, (self.run_row.id,)):
             row = self._store.tree_row(tree_id)
             with contextlib.suppress(Halted):
@@ -433,5 +435,3 @@ def _prices(config: RunConfig) -> dict[str, Price]:
 def _all_prompts(store: Store, revisions: list[dict[str, str]]) -> dict[str, Prompt]:
     ids = {prompt_id for revision in revisions for prompt_id in revision.values()}
     return {prompt_id: Prompt(*store.prompt(prompt_id)) for prompt_id in ids}
-
-

@@ -249,14 +249,10 @@ async def judge(
     return tuple(made[name] for name in wanted)
 
 
-async def commit_level(
-    scene: Scene, tree: ConversationTree, level: Sequence[Turn], marks: Sequence[Continued]
-) -> None:
+async def commit_level(scene: Scene, tree: ConversationTree, level: Sequence[Turn], marks: Sequence[Continued]) -> None:
     """Keep a level in one transaction, then let the tree in memory hold it too."""
     chosen = {mark.node_id: mark for mark in marks}
-    turns = [
-        replace(turn, continued=tuple(chosen[r.id] for r in turn.replies if r.id in chosen)) for turn in level
-    ]
+    turns = [replace(turn, continued=tuple(chosen[r.id] for r in turn.replies if r.id in chosen)) for turn in level]
     await scene.writer.commit(in_one(keep_turn(turn) for turn in turns))
     for turn in turns:
         tree.add_turn(turn)
@@ -310,9 +306,7 @@ async def _ask_responder(
     return reply
 
 
-def _reply_node(
-    scene: Scene, user: Node, role: Role, said: Said, replica: str, operation_id: str | None
-) -> Node:
+def _reply_node(scene: Scene, user: Node, role: Role, said: Said, replica: str, operation_id: str | None) -> Node:
     name = f"{replica}.{said.answer}" if replica else str(said.answer)
     node = Node(
         id=node_id(scene.run_id, user.id, role.name, name),

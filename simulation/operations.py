@@ -51,9 +51,7 @@ async def record(
     return Operation(identity, kind, number, args)
 
 
-async def operate(
-    scene: Scene, tree: ConversationTree, person: Person, node: Node, operation: Operation
-) -> list[str]:
+async def operate(scene: Scene, tree: ConversationTree, person: Person, node: Node, operation: Operation) -> list[str]:
     """Carry an operation out; returns the ids of the new nodes next to (or under) the one pointed at.
 
     Raises CannotOperate, TurnFailed or Halted.
@@ -106,9 +104,7 @@ async def mend(scene: Scene, tree: ConversationTree, person: Person) -> int:
     return mended
 
 
-async def _reroll(
-    scene: Scene, tree: ConversationTree, person: Person, node: Node, operation: Operation
-) -> list[str]:
+async def _reroll(scene: Scene, tree: ConversationTree, person: Person, node: Node, operation: Operation) -> list[str]:
     count = int(operation.args.get("count", 1))
     if node.speaker == "user":
         end = tree.parent(node.id)
@@ -120,9 +116,7 @@ async def _reroll(
     role = _responder_of(scene, node)
     path, revealed = tree.path(user.id), tree.revealed(user.id)
     prefix = f"{operation.kind}.{operation.number}"
-    new = await respond(
-        scene, path, revealed, roles=[role], replica=prefix, operation_id=operation.id, samples=count
-    )
+    new = await respond(scene, path, revealed, roles=[role], replica=prefix, operation_id=operation.id, samples=count)
     return await _commit_siblings(scene, tree, person, user, new)
 
 

@@ -169,7 +169,10 @@ def command(store: Store, number: int) -> Command:
 def _commands(store: Store, where: str, values: tuple[object, ...]) -> list[Command]:
     columns = "id, job_id, verb, args, asked_by, state, result"
     rows = store.rows(f"SELECT {columns} FROM commands WHERE {where} ORDER BY id", values)
-    return [Command(r[0], r[1], r[2], json.loads(r[3]), unescape(r[4]), r[5], json.loads(r[6]) if r[6] else None) for r in rows]
+    return [
+        Command(r[0], r[1], r[2], json.loads(r[3]), unescape(r[4]), r[5], json.loads(r[6]) if r[6] else None)
+        for r in rows
+    ]
 
 
 def take(number: int) -> list[Write]:

@@ -150,7 +150,7 @@ def draw_pairs(
     """A draw of (profile, personality) without repeats, the same for the same pools, whatever their order.
 
     Profiles are used in turn, and so are personalities, each in an order that the seed shuffles, so both are used as
-    evenly as `count` allows; a longer draw begins with the shorter one. Raises ValueError if there are not so many pairs.
+    evenly as `count` allows; a longer draw begins with the shorter one. Raises ValueError if there are fewer pairs.
     """
     profiles, personalities = sorted(set(profile_ids)), sorted(set(personality_ids))
     possible = len(profiles) * len(personalities)

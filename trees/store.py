@@ -167,7 +167,9 @@ class Store:
             return str(found[0])
         what = table.rstrip("s") if table != "personalities" else "personality"
         if found and wanted:
-            raise NotFound(f"several {table} begin with {prefix!r}: {', '.join(found)} ...", hint="Give more of the id.")
+            raise NotFound(
+                f"several {table} begin with {prefix!r}: {', '.join(found)} ...", hint="Give more of the id."
+            )
         raise NotFound(f"no {what} begins with {prefix!r} in {self.path}", hint=_LISTING.get(table))
 
     # Runs and trees
@@ -246,7 +248,9 @@ class Store:
             )
         )
         scores = _grouped(
-            self.rows(f"SELECT judgement_id, node_id, unit, value FROM scores WHERE judgement_id IN ({ids})", (tree_id,))
+            self.rows(
+                f"SELECT judgement_id, node_id, unit, value FROM scores WHERE judgement_id IN ({ids})", (tree_id,)
+            )
         )
         verdict_columns = "judgement_id, first_id, second_id, outcome, margin, unit"
         verdicts = _grouped(
@@ -343,7 +347,9 @@ def as_store_error(error: Exception, path: Path) -> StoreError:
     if "not a database" in said or "malformed" in said:
         return StoreError(f"{path} is not a usable store: {said}", hint="Restore it from a backup.")
     if "locked" in said:
-        return StoreError(f"{path} is busy: {said}", hint="Another process holds it for long; try again when it is done.")
+        return StoreError(
+            f"{path} is busy: {said}", hint="Another process holds it for long; try again when it is done."
+        )
     return StoreError(f"the store {path} refused a write: {said}")
 
 

@@ -60,7 +60,15 @@ def keep_profile(profile: Profile, *, source: str, split: str = "train") -> list
 def keep_personality(personality: Personality, *, source: str, split: str = "train") -> list[Write]:
     sql = _insert("personalities", "id, text, traits, pronouns, split, source, added_at", on_conflict=_KEEP_FIRST)
     traits = canonical_json(list(personality.traits))
-    values = (personality.id, escape(personality.text), traits, personality.pronouns, split, escape(source), time.time())
+    values = (
+        personality.id,
+        escape(personality.text),
+        traits,
+        personality.pronouns,
+        split,
+        escape(source),
+        time.time(),
+    )
     return [(sql, values)]
 
 

@@ -1,4 +1,4 @@
-"""The judge as an agent: makes the judge that a specification names, and turns failed calls into incomplete judgements."""
+"""The judge as an agent: makes the judge a specification names, turns failed calls into incomplete judgements."""
 
 from __future__ import annotations
 

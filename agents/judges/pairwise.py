@@ -25,7 +25,10 @@ LABELS = ("A", "B", "tie", "both_bad")
 SCHEMA = canonical_json(
     {
         "type": "object",
-        "properties": {"reason": {"type": "string", "maxLength": 400}, "verdict": {"type": "string", "enum": list(LABELS)}},
+        "properties": {
+            "reason": {"type": "string", "maxLength": 400},
+            "verdict": {"type": "string", "enum": list(LABELS)},
+        },
         "required": ["reason", "verdict"],
         "additionalProperties": False,
     }

@@ -136,10 +136,10 @@ class AutogenModel:
         )
         return ChatAnswer(tuple(completions), usage)
 
-    async def score(self, request: ScoreRequest) -> ScoreAnswer:  # noqa: ARG002
+    async def score(self, request: ScoreRequest) -> ScoreAnswer:
         raise ModelFailure("unsupported", "an AutoGen chat client does not score given replies")
 
-    async def embed(self, texts: Sequence[str]) -> EmbedAnswer:  # noqa: ARG002
+    async def embed(self, texts: Sequence[str]) -> EmbedAnswer:
         raise ModelFailure("unsupported", "an AutoGen chat client does not embed")
 
     async def close(self) -> None:

@@ -112,7 +112,5 @@ def _raise_exception(message: str) -> NoReturn:
 
 def _to_json(value: Any, indent: int | None = None, **options: Any) -> str:
     """JSON as chat templates mean it: Jinja's own filter would escape it for HTML."""
-    known: Mapping[str, Any] = {
-        name: options[name] for name in ("separators", "sort_keys") if name in options
-    }
+    known: Mapping[str, Any] = {name: options[name] for name in ("separators", "sort_keys") if name in options}
     return json.dumps(value, ensure_ascii=options.get("ensure_ascii", False), indent=indent, **known)

@@ -60,7 +60,7 @@ class LlamaConfig(ModelSettings):
     )
     context: int = Field(4096, ge=64, description="Tokens that one request may take, its answer included.")
     cache_type: Literal["f16", "f32"] = Field("f16", description="Number format of the KV cache.")
-    flash_attention: bool = Field(False, description="Whether llama.cpp uses its fused attention.")
+    flash_attention: bool = Field(True, description="Whether llama.cpp uses its fused attention.")
     adapter: str | None = Field(None, description="Path of a LoRA adapter in GGUF form; none if not given.")
     cells: int = Field(
         0,
@@ -264,9 +264,7 @@ class LlamaModel:
 
     def _settle(self, identity: ModelIdentity) -> None:
         if self._identity is not None and self._identity != identity:
-            raise ModelFailure(
-                "setup", f"the file {self.config.path!r} changed while model {self.name!r} was in use"
-            )
+            raise ModelFailure("setup", f"the file {self.config.path!r} changed while model {self.name!r} was in use")
         self._identity = identity
 
     def _setup_failure(self, failure: ModelFailure, worker: WorkerProcess) -> ModelFailure:

@@ -64,9 +64,7 @@ class Weights:
         params.n_gpu_layers = gpu_layers
         self.pointer = api.llama_model_load_from_file(os.fsencode(path), params)
         if not self.pointer:
-            raise ModelFailure(
-                "setup", f"llama.cpp cannot load {path!r}: if it is incomplete, download it again"
-            )
+            raise ModelFailure("setup", f"llama.cpp cannot load {path!r}: if it is incomplete, download it again")
         if api.llama_model_has_encoder(self.pointer) or not api.llama_model_has_decoder(self.pointer):
             raise ModelFailure("setup", f"{path!r} is not a chat model: it has an encoder or no decoder")
         self.vocab = Vocab(self.pointer)
@@ -163,9 +161,7 @@ class Vocab:
     @cached_property
     def specials(self) -> tuple[tuple[int, str], ...]:
         """Tokens that llama.cpp may find by their text before it tokenises the rest."""
-        kinds = (
-            api.LLAMA_TOKEN_ATTR_CONTROL | api.LLAMA_TOKEN_ATTR_USER_DEFINED | api.LLAMA_TOKEN_ATTR_UNKNOWN
-        )
+        kinds = api.LLAMA_TOKEN_ATTR_CONTROL | api.LLAMA_TOKEN_ATTR_USER_DEFINED | api.LLAMA_TOKEN_ATTR_UNKNOWN
         found = (t for t in range(self.size) if api.llama_vocab_get_attr(self._pointer, t) & kinds)
         return tuple((token, self.text(token)) for token in found)
 
@@ -278,9 +274,7 @@ class Sampler:
     server.
     """
 
-    def __init__(
-        self, vocab: Vocab, sampling: Sampling, seed: int, grammar: str | None, prompt: Sequence[int]
-    ) -> None:
+    def __init__(self, vocab: Vocab, sampling: Sampling, seed: int, grammar: str | None, prompt: Sequence[int]) -> None:
         constraint = None if grammar is None else _grammar(vocab, grammar)
         self._chain = api.llama_sampler_chain_init(api.llama_sampler_chain_default_params())
         if constraint is not None:
@@ -335,6 +329,4 @@ def schema_grammar(schema: str) -> str:
     try:
         return str(json_schema_to_gbnf(schema))
     except (AssertionError, AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
-        raise ModelFailure(
-            "unsupported", f"this JSON schema cannot be turned into a grammar: {error!r}"
-        ) from error
+        raise ModelFailure("unsupported", f"this JSON schema cannot be turned into a grammar: {error!r}") from error

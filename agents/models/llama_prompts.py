@@ -66,9 +66,7 @@ class PromptReader:
         mark = _unused_character(self._template.source, messages)
         broken = [Message(message.role, self._break(message.content, mark)) for message in messages]
         rendered = self._template.render(broken)
-        tokens = [
-            token for part in rendered.split(mark) for token in self._tokenizer.tokenize(part, special=True)
-        ]
+        tokens = [token for part in rendered.split(mark) for token in self._tokenizer.tokenize(part, special=True)]
         if self._tokenizer.adds_bos and tokens[:1] != [self._tokenizer.bos]:
             tokens.insert(0, self._tokenizer.bos)
         if not tokens:
@@ -86,8 +84,7 @@ def _guarded(template: ChatTemplate, tokenizer: Tokenizer) -> list[str]:
     return [
         text
         for token, text in tokenizer.specials
-        if len(text) > 1
-        and (not tokenizer.is_user_defined(token) or (text.strip() and text in template.source))
+        if len(text) > 1 and (not tokenizer.is_user_defined(token) or (text.strip() and text in template.source))
     ]
 
 
@@ -107,7 +104,5 @@ def _unused_character(source: str, messages: Sequence[Message]) -> str:
     used = set(source).union(*(message.content for message in messages))
     free = next((chr(code) for code in _PRIVATE_USE if chr(code) not in used), None)
     if free is None:
-        raise ModelFailure(
-            "refused", "the messages use every private-use character, so none is left as a mark"
-        )
+        raise ModelFailure("refused", "the messages use every private-use character, so none is left as a mark")
     return free

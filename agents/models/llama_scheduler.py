@@ -234,9 +234,7 @@ class Scheduler:
             branch = chunk.rider.branch
             for position in range(chunk.start, chunk.end):
                 output = position >= branch.first_output
-                place = self._context.add(
-                    branch.tokens[position], position, chunk.seat.sequence, output=output
-                )
+                place = self._context.add(branch.tokens[position], position, chunk.seat.sequence, output=output)
                 if output:
                     outputs.append((chunk.rider, place, position))
         return outputs
@@ -288,9 +286,7 @@ class Scheduler:
             cells, needed = self._context.cells, len(youngest.branch.tokens)
             self._fail(
                 youngest.branch.task,
-                ModelFailure(
-                    "too_long", f"{needed} tokens do not fit the cache of {cells} cells: raise `cells`"
-                ),
+                ModelFailure("too_long", f"{needed} tokens do not fit the cache of {cells} cells: raise `cells`"),
             )
             return
         assert youngest.seat is not None

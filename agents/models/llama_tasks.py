@@ -128,7 +128,7 @@ class AnswerBranch(Branch):
     def first_output(self) -> int:
         return len(self.tokens) - 1
 
-    def take(self, context: Context, place: int, position: int) -> None:  # noqa: ARG002 - only the last
+    def take(self, context: Context, place: int, position: int) -> None:
         token = self._draw(context, place)
         self.task.note_token()
         if self._chat.vocab.ends(token):
@@ -146,9 +146,7 @@ class AnswerBranch(Branch):
         if self._sampler is None:
             request = self._chat.request
             seed = answer_seed(request.seed or 0, self._index)
-            self._sampler = Sampler(
-                self._chat.vocab, request.sampling, seed, self._chat.grammar, self._chat.prompt
-            )
+            self._sampler = Sampler(self._chat.vocab, request.sampling, seed, self._chat.grammar, self._chat.prompt)
         return self._sampler.draw(context, place)
 
     def _emit(self, text: str) -> None:
@@ -184,9 +182,7 @@ class ScoreTask(Task):
         super().__init__(call, prompt)
         self._replies = replies
         self._logprobs: dict[tuple[int, int], float] = {}
-        self.branches = [
-            ScoredPath(self, path, wanted) for path, wanted in _paths(len(prompt), replies).items()
-        ]
+        self.branches = [ScoredPath(self, path, wanted) for path, wanted in _paths(len(prompt), replies).items()]
 
     def note(self, reply: int, position: int, logprob: float) -> None:
         self._logprobs[reply, position] = logprob
@@ -213,9 +209,7 @@ class ChoiceTask(ScoreTask):
     def answer(self) -> ChatAnswer:
         request, scores = self._request, self.scores()
         total = _log_sum([score.logprob for score in scores])
-        logprobs = {
-            choice: score.logprob - total for choice, score in zip(request.choices, scores, strict=True)
-        }
+        logprobs = {choice: score.logprob - total for choice, score in zip(request.choices, scores, strict=True)}
         drawn = [
             draw_choice(logprobs, request.sampling.temperature, answer_seed(request.seed or 0, index))
             for index in range(request.n)
@@ -242,9 +236,7 @@ def draw_choice(logprobs: Mapping[str, float], temperature: float, seed: int) ->
 class ScoredPath(Branch):
     """A prompt and the beginning of some replies; logits are wanted from the prompt's last token on."""
 
-    def __init__(
-        self, task: ScoreTask, path: tuple[int, ...], wanted: Mapping[int, list[tuple[int, int]]]
-    ) -> None:
+    def __init__(self, task: ScoreTask, path: tuple[int, ...], wanted: Mapping[int, list[tuple[int, int]]]) -> None:
         super().__init__(task, [*task.prompt, *path])
         self._score = task
         self._wanted = wanted
@@ -263,9 +255,7 @@ class ScoredPath(Branch):
         self.done = position == len(self.tokens) - 1
 
 
-def _paths(
-    prompt: int, replies: Sequence[Sequence[int]]
-) -> dict[tuple[int, ...], dict[int, list[tuple[int, int]]]]:
+def _paths(prompt: int, replies: Sequence[Sequence[int]]) -> dict[tuple[int, ...], dict[int, list[tuple[int, int]]]]:
     """What to read after the prompt, and which reply's token is looked up at which position.
 
     A reply's last token is looked up, not read; a reply whose read part begins another's is served by that

@@ -89,9 +89,7 @@ class Loaded:
         llama_native.start()
         self._wire = wire
         self._context: int = config["context"]
-        self.weights = llama_native.Weights(
-            config["path"], gpu_layers=config["gpu_layers"], adapter=config["adapter"]
-        )
+        self.weights = llama_native.Weights(config["path"], gpu_layers=config["gpu_layers"], adapter=config["adapter"])
         self._check_context()
         self.vocab: Vocab = self.weights.vocab
         self.template = ChatTemplate(
@@ -124,14 +122,10 @@ class Loaded:
         return [len(self.vocab.tokenize(text, special=False)) for text in frame["texts"]]
 
     def embedding_input(self, frame: Frame) -> list[list[int]]:
-        texts = [
-            self.vocab.tokenize(text, special=False) or [max(self.vocab.eos, 0)] for text in frame["texts"]
-        ]
+        texts = [self.vocab.tokenize(text, special=False) or [max(self.vocab.eos, 0)] for text in frame["texts"]]
         longest = max(map(len, texts), default=0)
         if longest > self._context:
-            raise ModelFailure(
-                "too_long", f"a text has {longest} tokens, more than the context of {self._context}"
-            )
+            raise ModelFailure("too_long", f"a text has {longest} tokens, more than the context of {self._context}")
         return texts
 
     def chat(self, frame: Frame) -> Task:

@@ -30,4 +30,6 @@ def open_model(name: str, config: ModelConfig) -> Model:
 
 def seat_of(model: Model, config: ModelConfig) -> Seat:
     """A loaded model with how its entry allows it to be asked."""
-    return Seat(model, model.identity.id, Permits(config.permits), config.deadline_s, RetryPolicy(attempts=config.attempts))
+    return Seat(
+        model, model.identity.id, Permits(config.permits), config.deadline_s, RetryPolicy(attempts=config.attempts)
+    )

@@ -212,13 +212,11 @@ class OpenAIModel:
                 reader.take_whole(await _read_bounded(response))
             return reader.answer(streamed=streamed)
 
-    async def score(self, request: ScoreRequest) -> ScoreAnswer:  # noqa: ARG002
+    async def score(self, request: ScoreRequest) -> ScoreAnswer:
         raise ModelFailure("unsupported", "an OpenAI-compatible server does not score given replies")
 
     async def embed(self, texts: Sequence[str]) -> EmbedAnswer:
-        async with self._posted(
-            "/embeddings", {"model": self._config.model, "input": list(texts)}
-        ) as response:
+        async with self._posted("/embeddings", {"model": self._config.model, "input": list(texts)}) as response:
             body = parse_json(await _read_bounded(response))
         return EmbedAnswer(_vectors(body, len(texts)))
 
@@ -282,9 +280,7 @@ class OpenAIModel:
             raise RuntimeError(f"model {self.name!r} is not open")
         endpoint.in_flight += 1
         try:
-            async with self._session.request(
-                method, endpoint.url + path, data=data, allow_redirects=False
-            ) as response:
+            async with self._session.request(method, endpoint.url + path, data=data, allow_redirects=False) as response:
                 if not (200 <= response.status < 300 or (may_lack and response.status == 404)):
                     raise await _failure_response(response)
                 yield response
@@ -329,9 +325,7 @@ class OpenAIModel:
             self._recognise(server, offered)
             return
         asked = f"no server answers for the model {self._config.model!r}"
-        raise ModelFailure(
-            "setup", f"{asked}: start it, or mend `endpoints` or `api_key_env` ({'; '.join(failures)})"
-        )
+        raise ModelFailure("setup", f"{asked}: start it, or mend `endpoints` or `api_key_env` ({'; '.join(failures)})")
 
     async def _offered(self, endpoint: Endpoint) -> tuple[list[Mapping[str, Any]], str]:
         """The models that an endpoint lists, none if it has no list, and its server header."""

@@ -330,9 +330,7 @@ def choice_logprobs(
     return _normalised({choice: _log_sum(values) if values else floor for choice, values in matched.items()})
 
 
-def _token_at(
-    tokens: Sequence[Mapping[str, Any]], content: str, at: int
-) -> tuple[Mapping[str, Any], str] | None:
+def _token_at(tokens: Sequence[Mapping[str, Any]], content: str, at: int) -> tuple[Mapping[str, Any], str] | None:
     """The token in which position `at` of the content falls, and what of the token stands before it."""
     texts = [_token_text(token) for token in tokens]
     # Tokens of reasoning may stand before the content's and an end token after them.

@@ -124,12 +124,8 @@ class ScriptedFailures(BaseModel):
 
     every: int = Field(default=0, ge=0, description="One request in so many fails; 0: none.")
     kind: FailureKind = Field(default="unavailable", description="How it fails.")
-    empty_every: int = Field(
-        default=0, ge=0, description="One request in so many gets an empty text; 0: none."
-    )
-    drift_every: int = Field(
-        default=0, ge=0, description="One request in so many is answered out of role; 0: none."
-    )
+    empty_every: int = Field(default=0, ge=0, description="One request in so many gets an empty text; 0: none.")
+    drift_every: int = Field(default=0, ge=0, description="One request in so many is answered out of role; 0: none.")
 
 
 class ScriptedConfig(ModelSettings):
@@ -141,9 +137,7 @@ class ScriptedConfig(ModelSettings):
         0.0, ge=0, json_schema_extra=OPERATIONAL, description="Time that each answer takes, in seconds."
     )
     failures: ScriptedFailures = Field(ScriptedFailures(), description="What goes wrong on purpose.")
-    context: int = Field(
-        8192, ge=256, description="Tokens (of four characters) that prompt and answer may take."
-    )
+    context: int = Field(8192, ge=256, description="Tokens (of four characters) that prompt and answer may take.")
 
 
 class ScriptedModel:
@@ -219,9 +213,7 @@ class ScriptedModel:
     def _prompt_tokens(self, messages: Sequence[Message]) -> int:
         tokens = sum(len(message.content) for message in messages) // CHARACTERS_PER_TOKEN
         if tokens >= self._config.context:
-            raise ModelFailure(
-                "too_long", f"{tokens} tokens of prompt in a context of {self._config.context}"
-            )
+            raise ModelFailure("too_long", f"{tokens} tokens of prompt in a context of {self._config.context}")
         return tokens
 
     def _complete(self, request: ChatRequest, digest: bytes, index: int) -> Completion:
@@ -234,11 +226,7 @@ class ScriptedModel:
             return Completion(json.dumps(value, ensure_ascii=False))
         if _falls_on(digest, failures.empty_every):
             return Completion("")
-        text = (
-            _DRIFTED
-            if _falls_on(digest, failures.drift_every)
-            else _speak(request.messages, draws, self._variant)
-        )
+        text = _DRIFTED if _falls_on(digest, failures.drift_every) else _speak(request.messages, draws, self._variant)
         return _ended(text + _markers(request.messages[-1].content), request.sampling)
 
 

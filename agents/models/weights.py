@@ -73,9 +73,7 @@ def _hub_file(path: str) -> Path:
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import HfHubHTTPError
     except ImportError as error:
-        raise ModelFailure(
-            "setup", f"{path!r} is fetched by the package huggingface_hub: {INSTALL}"
-        ) from error
+        raise ModelFailure("setup", f"{path!r} is fetched by the package huggingface_hub: {INSTALL}") from error
     try:
         files = [Path(hf_hub_download(match["repo"], str(part))) for part in _parts(Path(match["file"]))]
     except (HfHubHTTPError, OSError, ValueError) as error:

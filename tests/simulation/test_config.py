@@ -24,8 +24,14 @@ def refused(given: dict[str, Any]) -> str:
         ({"turnz": 3}, "turnz: unknown key; did you mean 'turns'?"),
         ({"user": {"rerols": 1}}, "user.rerols: unknown key; did you mean 'rerolls'?"),
         ({"responders": {"warm": {"hints": True}}}, "responders.warm.hints: unknown key; did you mean 'hint'?"),
-        ({"models": {"m": {"kind": "scripted", "permitts": 3}}}, "models.m.permitts: unknown key; did you mean 'permits'?"),
-        ({"user": {"sampling": {"temprature": 1}}}, "user.sampling.temprature: unknown key; did you mean 'temperature'?"),
+        (
+            {"models": {"m": {"kind": "scripted", "permitts": 3}}},
+            "models.m.permitts: unknown key; did you mean 'permits'?",
+        ),
+        (
+            {"user": {"sampling": {"temprature": 1}}},
+            "user.sampling.temprature: unknown key; did you mean 'temperature'?",
+        ),
         ({"turns": "three"}, "turns: Input should be a valid integer"),
         ({"turns": 0}, "turns: Input should be greater than or equal to 1 (it is 0)"),
         ({"models": {}}, "name at least one model"),

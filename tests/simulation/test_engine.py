@@ -44,7 +44,7 @@ async def until(condition: Callable[[], bool], what: str) -> None:
     """Wait for a named condition."""
     try:
         async with asyncio.timeout(20):
-            while not condition():
+            while not condition():  # noqa: ASYNC110 - the condition may lie in the store, where nobody sets an event
                 await asyncio.sleep(0)
     except TimeoutError:
         pytest.fail(f"{what} did not happen")
@@ -256,7 +256,9 @@ async def test_two_runs_share_calls_that_carry_no_seed(store_path: Path) -> None
     await play(store_path, configuration(turns=1, user=greedy))
     await play(store_path, configuration(turns=2, user=greedy))
     with Store.read(store_path) as store:
-        shared = store.rows("SELECT count(*) FROM (SELECT call_id FROM uses GROUP BY call_id HAVING count(DISTINCT run_id) > 1)")
+        shared = store.rows(
+            "SELECT count(*) FROM (SELECT call_id FROM uses GROUP BY call_id HAVING count(DISTINCT run_id) > 1)"
+        )
         assert shared[0][0] > 0
         assert verify(store).findings == ()
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from agents.models.protocol import ChatAnswer, ChatRequest, Message, ModelFailure, OnDelta
-from agents.rerender import Rerender
 from agents.models.scripted import ScriptedConfig, ScriptedModel
+from agents.rerender import Rerender
 from simulation.episode import open_branches
 from tests.support.play import configuration, play, trees_of
 from trees.store import Store
@@ -206,7 +206,9 @@ async def test_one_of_several_models_is_drawn_by_place_and_recorded(store_path: 
         judge="likelihood",
     )
     run = await play(store_path, config)
-    drawn = [r.model_id for t in trees_of(store_path, run) for _, rs in t.turns() for r in rs if r.role == "responder.any"]
+    drawn = [
+        r.model_id for t in trees_of(store_path, run) for _, rs in t.turns() for r in rs if r.role == "responder.any"
+    ]
     assert len(set(drawn)) == 2
     again = store_path.with_name("again.db")
     await play(again, config)

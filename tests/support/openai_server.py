@@ -180,9 +180,7 @@ class OpenAIServer:
         self._seen[ordered.string] += 1
         return kind if times is None or self._seen[ordered.string] <= int(times) else listed
 
-    async def _respond(
-        self, request: web.Request, body: dict[str, Any], kind: str | None
-    ) -> web.StreamResponse:
+    async def _respond(self, request: web.Request, body: dict[str, Any], kind: str | None) -> web.StreamResponse:
         if kind is not None and kind in _ERRORS:
             status, error = _ERRORS[kind]
             headers = {"Retry-After": "2"} if kind == "429" else {}
@@ -240,9 +238,7 @@ class OpenAIServer:
         await response.write_eof()
         return response
 
-    def stream_bytes(
-        self, body: Mapping[str, Any], replies: Sequence[Reply], kind: str | None = None
-    ) -> bytes:
+    def stream_bytes(self, body: Mapping[str, Any], replies: Sequence[Reply], kind: str | None = None) -> bytes:
         """The whole event stream of an answer."""
         chunks = [chunk for i, reply in enumerate(replies) for chunk in self._chunks(i, reply, body)]
         if kind in ("cut", "reset"):

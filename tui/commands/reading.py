@@ -57,13 +57,14 @@ def trees(run: str | None, canonical: bool, as_json: bool, store_path: Path) -> 
 
 @click.command(
     epilog=examples(
+        "espalier show",
         "espalier show 5e6f7a8b",
         "espalier show 5e6f7a8b --path all --ids",
         "espalier show 5e6f7a8b --json --canonical",
         "espalier show 5e6f7a8b --prompt 9c0d1e2f",
     )
 )
-@click.argument("tree")
+@click.argument("tree", required=False)
 @click.option(
     "--path",
     type=click.Choice(["continued", "all"]),
@@ -81,7 +82,7 @@ def trees(run: str | None, canonical: bool, as_json: bool, store_path: Path) -> 
 @json_option
 @store_option
 def show(
-    tree: str,
+    tree: str | None,
     path: str,
     ids: bool,
     judge: str | None,
@@ -93,14 +94,15 @@ def show(
 ) -> None:
     """Draw TREE: who speaks, what they revealed, the replies with the judge's marks, and where it went on.
 
-    The persona stands on top, a legend of the marks below. TREE may also be the id of one of its messages.
+    The persona stands on top, a legend of the marks below. TREE may also be the id of one of its messages; without
+    it, the tree with the most wins in the latest run.
     """
     from trees.store import Store
     from tui.canonical import canonical_tree, full_tree
 
     _needs_json(canonical, as_json)
     with Store.read(store_path) as store:
-        row = store.tree_row(_tree_id(store, tree))
+        row = store.tree_row(_tree_id(store, tree) if tree else most_decided_tree(store))
         if prompt_of is not None:
             from tui.prompting import show_prompts
 
@@ -151,6 +153,21 @@ def _tree_id(store: Store, prefix: str) -> str:
             return store.tree_of(store.find("nodes", prefix))
         except NotFound:
             raise error from None
+
+
+def most_decided_tree(store: Store) -> str:
+    """The tree with the most pairs in the run worked on last: the most there is to see. Raises NotFound."""
+    from tui.stores import run_or_latest
+
+    run = run_or_latest(store, None)
+    sql = (
+        "SELECT t.id FROM trees t LEFT JOIN pairs p ON p.tree_id = t.id WHERE t.run_id = ? AND t.nodes > 0 "
+        "GROUP BY t.id ORDER BY count(p.chosen_id) DESC, t.position LIMIT 1"
+    )
+    found = store.rows(sql, (run.id,))
+    if not found:
+        raise NotFound(f"run {run.id[:8]} has no tree with a message yet", hint="Go on with it: espalier resume.")
+    return str(found[0][0])
 
 
 def _picture(store: Store, row: TreeRow, everything: bool, ids: bool, judge: str | None, plain: bool) -> list[Line]:

@@ -104,9 +104,7 @@ def test_digest_tells_sources_and_strategies_apart() -> None:
 def test_a_system_message_alone_or_empty_is_folded_too() -> None:
     gemma = real_template("gemma")
     assert "Be brief." in gemma.render([Message("system", "Be brief.")])
-    assert gemma.render([Message("system", ""), Message("user", "hi")]) == gemma.render(
-        [Message("user", "hi")]
-    )
+    assert gemma.render([Message("system", ""), Message("user", "hi")]) == gemma.render([Message("user", "hi")])
 
 
 def test_message_text_is_data_for_the_template() -> None:

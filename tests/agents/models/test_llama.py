@@ -82,9 +82,7 @@ async def test_answers_to_concurrent_requests_are_not_crossed(model: LlamaModel)
     answers = await asyncio.gather(*(model.chat(request) for request in asked))
     said = [texts(answer)[0] for answer in answers]
     own = sum(name in text for name, text in zip(names, said, strict=True))
-    crossed = [
-        (name, text) for name in names for text in said if name in text and said[names.index(name)] != text
-    ]
+    crossed = [(name, text) for name in names for text in said if name in text and said[names.index(name)] != text]
     assert own >= 5, said
     assert not crossed
 
@@ -132,9 +130,7 @@ async def test_a_deadline_ends_the_wait(model: LlamaModel) -> None:
 
 async def test_preparing_does_not_wait_for_answers(model: LlamaModel) -> None:
     begun = asyncio.Event()
-    endless = asyncio.create_task(
-        model.chat(ask("Write a novel.", ENDLESS, seed=1), lambda index, text: begun.set())
-    )
+    endless = asyncio.create_task(model.chat(ask("Write a novel.", ENDLESS, seed=1), lambda index, text: begun.set()))
     await begun.wait()
     async with asyncio.timeout(5):
         assert (await model.prepare([HEAD])).tokens
@@ -147,9 +143,7 @@ async def test_preparing_does_not_wait_for_answers(model: LlamaModel) -> None:
 async def test_a_killed_child_fails_what_was_in_flight_and_is_started_again(model: LlamaModel) -> None:
     begun = asyncio.Event()
     calls = [
-        asyncio.create_task(
-            model.chat(ask(f"Write novel {index}.", ENDLESS, seed=1), lambda index, text: begun.set())
-        )
+        asyncio.create_task(model.chat(ask(f"Write novel {index}.", ENDLESS, seed=1), lambda index, text: begun.set()))
         for index in range(4)
     ]
     before = await model.prepare([HEAD])
@@ -173,9 +167,7 @@ async def test_restarts_are_limited() -> None:
     try:
         for _ in range(2):
             assert fragile.pid is not None
-            call = asyncio.create_task(
-                fragile.chat(ChatRequest((Message("user", "Go."),), Sampling(200, 1.5)))
-            )
+            call = asyncio.create_task(fragile.chat(ChatRequest((Message("user", "Go."),), Sampling(200, 1.5))))
             await fragile.prepare([Message("user", "hi")])
             os.kill(fragile.pid, signal.SIGKILL)
             with pytest.raises(ModelFailure, match="signal 9"):
@@ -214,9 +206,7 @@ async def test_scores_equal_a_reading_by_another_route(exact: LlamaModel, f32: P
     assert together.scores[2].logprob == 0.0
 
 
-def _reference_scores(
-    path: Path, messages: tuple[Message, ...], replies: tuple[str, ...]
-) -> list[tuple[float, int]]:
+def _reference_scores(path: Path, messages: tuple[Message, ...], replies: tuple[str, ...]) -> list[tuple[float, int]]:
     """llama-cpp-python's own high-level class: one sequence, everything read anew, logits of every token."""
     import numpy as np
     from llama_cpp import Llama
@@ -246,9 +236,7 @@ async def test_choices_are_weighed_exactly(exact: LlamaModel) -> None:
     assert sum(weights.values()) == pytest.approx(1.0, abs=1e-9)
     assert answer.text == max(weights, key=lambda choice: weights[choice])
     scored = await exact.score(ScoreRequest(ask(question).messages, choices))
-    gaps = {
-        score.logprob - answer.choice_logprobs[c] for c, score in zip(choices, scored.scores, strict=True)
-    }
+    gaps = {score.logprob - answer.choice_logprobs[c] for c, score in zip(choices, scored.scores, strict=True)}
     assert max(gaps) - min(gaps) < 1e-3
 
 
@@ -284,9 +272,7 @@ async def test_stop_strings_end_the_answer_also_across_tokens(exact: LlamaModel)
     whole = await exact.chat(ask("Tell me a story.", Sampling(max_tokens=24, temperature=0)))
     text = texts(whole)[0]
     middle = text[8:20]
-    stopped = await exact.chat(
-        ask("Tell me a story.", Sampling(max_tokens=24, temperature=0, stop=(middle,)))
-    )
+    stopped = await exact.chat(ask("Tell me a story.", Sampling(max_tokens=24, temperature=0, stop=(middle,))))
     assert texts(stopped) == [text[: text.index(middle)]]
     assert stopped.completions[0].finish == "stop"
     assert whole.completions[0].finish == "length"
@@ -296,9 +282,7 @@ async def test_stop_strings_end_the_answer_also_across_tokens(exact: LlamaModel)
 
 async def test_penalties_change_the_answer(exact: LlamaModel) -> None:
     plain = await exact.chat(ask("Say la la la la la."))
-    changed = await exact.chat(
-        ask("Say la la la la la.", Sampling(max_tokens=12, temperature=0, repeat_penalty=2.0))
-    )
+    changed = await exact.chat(ask("Say la la la la la.", Sampling(max_tokens=12, temperature=0, repeat_penalty=2.0)))
     assert texts(plain) != texts(changed)
 
 
@@ -370,9 +354,7 @@ async def test_too_long_names_both_numbers(model: LlamaModel) -> None:
 
 
 async def test_embeddings_are_unit_vectors_that_know_alike_from_unlike(model: LlamaModel) -> None:
-    cat, kitten, tax = (
-        await model.embed(["The cat sleeps.", "A kitten naps.", "Taxes rose in 1997 by 3%."])
-    ).vectors
+    cat, kitten, tax = (await model.embed(["The cat sleeps.", "A kitten naps.", "Taxes rose in 1997 by 3%."])).vectors
     assert sum(x * x for x in cat) == pytest.approx(1.0)
     near, far = (sum(x * y for x, y in zip(cat, other, strict=True)) for other in (kitten, tax))
     assert near > far
@@ -390,9 +372,7 @@ async def test_a_bad_request_fails_alone(model: LlamaModel) -> None:
 
 
 def broken_file(directory: Path, kind: str) -> Path:
-    content = (
-        locate("embedded").path.read_bytes()[: 30 * 2**20] if kind == "truncated" else b"no model at all"
-    )
+    content = locate("embedded").path.read_bytes()[: 30 * 2**20] if kind == "truncated" else b"no model at all"
     path = directory / f"{kind}.gguf"
     if kind != "missing":
         path.write_bytes(content)
@@ -469,9 +449,7 @@ async def test_close_leaves_no_process_and_ends_calls() -> None:
     assert pid is not None
     begun = asyncio.Event()
     call = asyncio.create_task(
-        short.chat(
-            ChatRequest((Message("user", "Go."),), Sampling(400, 1.5)), lambda index, text: begun.set()
-        )
+        short.chat(ChatRequest((Message("user", "Go."),), Sampling(400, 1.5)), lambda index, text: begun.set())
     )
     await begun.wait()
     await short.close()

@@ -43,11 +43,7 @@ def controls(tokens: list[int]) -> list[int]:
     return [token for token in tokens if 0x200000 <= token < 0x200000 + SPECIALS.index("<think>")]
 
 
-@given(
-    st.lists(
-        st.sampled_from([*SPECIALS, "<", "a", ">", "b", "|", "im_start", " ", "\ue000", "x"]), max_size=10
-    )
-)
+@given(st.lists(st.sampled_from([*SPECIALS, "<", "a", ">", "b", "|", "im_start", " ", "\ue000", "x"]), max_size=10))
 def test_no_content_writes_a_control_token(parts: list[str]) -> None:
     content = "".join(parts)
     tokens = read(content)

@@ -125,9 +125,7 @@ def some_task(call: int, dice: random.Random, room: int) -> Writing:
     return Writing(call, head + tail, dice.randrange(1, room // 3), dice.randrange(1, 4), dice.randrange(3))
 
 
-def drive(
-    scheduler: Scheduler, pending: list[Writing], dice: random.Random, done: dict[int, Any]
-) -> set[int]:
+def drive(scheduler: Scheduler, pending: list[Writing], dice: random.Random, done: dict[int, Any]) -> set[int]:
     """Submit, step and cancel in any order until nothing is left; returns what was cancelled."""
     cancelled: set[int] = set()
     steps = 0

@@ -188,9 +188,7 @@ async def test_scoring_is_unsupported() -> None:
         ("unauthorised", "refused"),
     ],
 )
-async def test_every_misbehaviour_is_a_failure_of_its_kind(
-    kind: str, expected: FailureKind, stream: bool
-) -> None:
+async def test_every_misbehaviour_is_a_failure_of_its_kind(kind: str, expected: FailureKind, stream: bool) -> None:
     async with OpenAIServer() as server, opened(server, stream=stream) as model:
         caught = await failure(model, asked(f"misbehave:{kind}"))
         assert caught.kind == expected
@@ -206,9 +204,7 @@ async def test_a_slow_stream_with_keep_alive_comments_is_read_to_its_end() -> No
 
 async def test_the_servers_words_are_in_the_message() -> None:
     async with OpenAIServer() as server, opened(server) as model:
-        assert (
-            "temperature must be a number" in (await failure(model, asked("misbehave:bad-request"))).message
-        )
+        assert "temperature must be a number" in (await failure(model, asked("misbehave:bad-request"))).message
 
 
 async def test_nobody_listening_is_unavailable() -> None:
@@ -434,9 +430,7 @@ def test_a_choice_is_read_plain_or_as_json(content: str, at: int) -> None:
     assert read_choice(content, LETTERS) == ("B", at)
 
 
-@pytest.mark.parametrize(
-    "content", ["b", "B.", '{"choice": "D"}', '{"other": "B"}', '{"choice": "B"', "", "null"]
-)
+@pytest.mark.parametrize("content", ["b", "B.", '{"choice": "D"}', '{"other": "B"}', '{"choice": "B"', "", "null"])
 def test_what_is_not_exactly_a_choice_is_not_guessed(content: str) -> None:
     with pytest.raises(ModelFailure, match="none of"):
         read_choice(content, LETTERS)
@@ -587,9 +581,7 @@ async def test_no_beginning_of_a_key_survives_where_a_message_is_cut(monkeypatch
 
 
 @pytest.mark.parametrize("value", [None, "", "two\nlines"])
-async def test_a_key_that_cannot_be_used_is_a_setup_failure(
-    monkeypatch: pytest.MonkeyPatch, value: str | None
-) -> None:
+async def test_a_key_that_cannot_be_used_is_a_setup_failure(monkeypatch: pytest.MonkeyPatch, value: str | None) -> None:
     monkeypatch.delenv("TEST_KEY", raising=False)
     if value is not None:
         monkeypatch.setenv("TEST_KEY", value)

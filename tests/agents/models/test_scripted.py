@@ -86,12 +86,8 @@ async def test_a_responder_takes_up_the_hint_if_there_is_one() -> None:
     prompt = load_prompt("responder")
     history = [Line(speaker="user", text="I bought a sweater.")]
     head, tail = prompt.render("head"), prompt.render("tail", hint=["Plays the oboe"])
-    plain = [
-        await text_of(scripted(), ChatRequest(responder_view(head, history, ""), seed=s)) for s in range(9)
-    ]
-    hinted = [
-        await text_of(scripted(), ChatRequest(responder_view(head, history, tail), seed=s)) for s in range(9)
-    ]
+    plain = [await text_of(scripted(), ChatRequest(responder_view(head, history, ""), seed=s)) for s in range(9)]
+    hinted = [await text_of(scripted(), ChatRequest(responder_view(head, history, tail), seed=s)) for s in range(9)]
     assert all("bought" in text or "sweater" in text for text in plain)
     assert all("Plays" in text for text in hinted)
 
@@ -123,9 +119,7 @@ async def test_deltas_make_up_the_answers() -> None:
 async def test_a_choice_is_one_of_the_set_with_normalised_log_probabilities() -> None:
     drawn = set()
     for seed in range(50):
-        completion = (await scripted().chat(asked("Which?", choices=("A", "B", "C"), seed=seed))).completions[
-            0
-        ]
+        completion = (await scripted().chat(asked("Which?", choices=("A", "B", "C"), seed=seed))).completions[0]
         assert completion.choice_logprobs is not None
         assert sum(math.exp(p) for p in completion.choice_logprobs.values()) == pytest.approx(1.0)
         drawn.add(completion.text)
@@ -199,9 +193,7 @@ async def test_a_persona_in_the_head_raises_a_reply_that_fits_and_no_other() -> 
 
 
 async def test_texts_that_share_words_are_near() -> None:
-    vectors = (
-        await scripted().embed(["red apples and pears", "pears and red apples", "a slow train", ""])
-    ).vectors
+    vectors = (await scripted().embed(["red apples and pears", "pears and red apples", "a slow train", ""])).vectors
     near, far = (sum(x * y for x, y in zip(vectors[0], v, strict=True)) for v in vectors[1:3])
     assert near == pytest.approx(1.0)
     assert far < 0.5

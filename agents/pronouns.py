@@ -28,10 +28,10 @@ _CONTRACTED = re.compile(r"^(she|he|they)(['’])(s|re|ve|d|ll)$", re.IGNORECASE
 _NO_NOUN = frozenset(
     """a about after again against all also although always an and any are as at away back because been before being
     but by can could daily deeply did do does down during easily either else enough especially even feel for from get
-    go had happy has he here his how i if in indoors into is it just know later let like more most much nor not now of off
-    often on once or out over quickly quite rather really she should since slightly so sometimes soon than that the their them
-    then there these they this those though through to today together tomorrow too under until up upset was
-    we were what when where which while who why will with without would you""".split()
+    go had happy has he here his how i if in indoors into is it just know later let like more most much nor not
+    now of off often on once or out over quickly quite rather really she should since slightly so sometimes soon
+    than that the their them then there these they this those though through to today together tomorrow too under
+    until up upset was we were what when where which while who why will with without would you""".split()
 )
 _ADVERBS = frozenset(
     """also always never often rarely seldom sometimes usually still just even only ever mostly simply then now soon
@@ -54,16 +54,17 @@ _JOINED = frozenset(
     ends engages enjoys ensures entertains exaggerates excels exercises exhibits expects explains explores
     expresses exudes faces falls fears feels finds fights focuses follows forgets forgives gains gets gives goes grows
     guards guides handles has hates helps hesitates hides holds hopes ignores imagines impresses improves inspires
-    insists invests is jokes judges jumps keeps knows laughs leads leans learns leaves lends lets lightens likes listens
-    lives longs looks loses loves maintains makes manages means mediates meets minds misses moves needs notices nurtures
-    offers opens operates opts organizes overlooks overthinks owns pays perceives perseveres picks plans plays possesses
-    practices prefers prepares presents prides prioritizes processes procrastinates promises protects proves provides
-    pursues pushes puts questions quotes radiates reacts recalls reads recharges reflects refuses regards relaxes relies
-    relishes remains remembers resists resonates respects respecting responds retreats rises runs says seeks seems sees
-    senses serves sets shares shies shines shows sings sits smiles sounds speaks spends sparks stands starts stays
-    sticks strives struggles studies succeeds supports surprises takes talks teaches tells tends thinks thrives tolerates
-    treats tries trusts turns understands upholds uses values ventures views volunteers waits wants watches wears
-    welcomes wins wishes withdraws works worries writes yearns""".split()
+    insists invests is jokes judges jumps keeps knows laughs leads leans learns leaves lends lets lightens likes
+    listens lives longs looks loses loves maintains makes manages means mediates meets minds misses moves needs
+    notices nurtures offers opens operates opts organizes overlooks overthinks owns pays perceives perseveres
+    picks plans plays possesses practices prefers prepares presents prides prioritizes processes procrastinates
+    promises protects proves provides pursues pushes puts questions quotes radiates reacts recalls reads
+    recharges reflects refuses regards relaxes relies relishes remains remembers resists resonates respects
+    respecting responds retreats rises runs says seeks seems sees senses serves sets shares shies shines shows
+    sings sits smiles sounds speaks spends sparks stands starts stays sticks strives struggles studies succeeds
+    supports surprises takes talks teaches tells tends thinks thrives tolerates treats tries trusts turns
+    understands upholds uses values ventures views volunteers waits wants watches wears welcomes
+    wins wishes withdraws works worries writes yearns""".split()
 )
 _JOINERS = re.compile(
     r"\b(and|but|or|yet|nor)\s+(?:(?:then|also|often|always|never|rarely|usually|sometimes|[a-z]+ly)\s+)*$"

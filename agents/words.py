@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+from trees.text import UNSPACED, UNSPACED_RUN
+
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)?")
 _STOP = frozenset(
     """a about after again all also am an and any are as at be because been before being but by can could did do does
@@ -25,9 +27,15 @@ def words_of(text: str) -> list[str]:
 
 @lru_cache(4096)
 def content_stems(text: str) -> frozenset[str]:
-    """The stems of a text's content words."""
-    plain = (word.replace("’", "'").split("'")[0] for word in words_of(text))
-    return frozenset(stem(word) for word in plain if word and word not in _STOP)
+    """The stems of a text's content words; of scripts without spaces, each two characters that stand together."""
+    stems: set[str] = set()
+    for word in words_of(text):
+        if UNSPACED.search(word):
+            runs = UNSPACED_RUN.findall(word)
+            stems.update(run[i : i + 2] for run in runs for i in range(max(len(run) - 1, 1)))
+        elif (plain := word.replace("’", "'").split("'")[0]) and plain not in _STOP:
+            stems.add(stem(plain))
+    return frozenset(stems)
 
 
 @lru_cache(16384)

@@ -38,9 +38,9 @@ from trees.values import Call, CallFailure, Judgement, Use, winner
 CASES = Path(__file__).parent / "data" / "judge_cases.jsonl"
 JUDGES: Mapping[str, tuple[str, dict[str, object]]] = {
     "likelihood": ("likelihood", {"condition": "persona"}),
-    "likelihood, revealed only": ("likelihood", {"condition": "revealed"}),
     "rating": ("rating", {}),
     "choice": ("choice", {}),
+    "likelihood, revealed only": ("likelihood", {"condition": "revealed"}),
 }
 
 

@@ -24,7 +24,9 @@ _UNSPACED = (
     "\uff66-\uff9d"  # half-width kana
     "\U00020000-\U0003ffff"  # Han extensions
 )
-_UNSPACED_CHARACTER = re.compile(f"([{_UNSPACED}])")
+UNSPACED = re.compile(f"([{_UNSPACED}])")
+"""A character of a script written without spaces."""
+UNSPACED_RUN = re.compile(f"[{_UNSPACED}]+")
 _WORD = re.compile(rf"[{_UNSPACED}]+|[^\W{_UNSPACED}]+")
 
 
@@ -60,7 +62,7 @@ def _unescape_one(match: re.Match[str]) -> str:
 
 def search_form(text: str) -> str:
     """Text as the full-text index reads it."""
-    return _UNSPACED_CHARACTER.sub(r" \1 ", escape(text))
+    return UNSPACED.sub(r" \1 ", escape(text))
 
 
 def search_query(words: str) -> str:

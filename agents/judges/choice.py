@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from string import ascii_uppercase
 
 from agents.inducer import observer_head
-from agents.judges.verdicts import JudgeSpec, by_picks, judgement, rotations
+from agents.judges.verdicts import JudgeSpec, by_picks, equal_texts_tie, judgement, rotations
 from agents.messages import Candidate, JudgeRequest, Line, Person
 from agents.models.protocol import ChatRequest, Completion, Message
 from agents.prompts import Prompt
@@ -44,13 +44,12 @@ class ChoiceJudge:
         ids = [c.node_id for c in request.candidates]
         values = {node: sum(p.probabilities.get(node, 0.0) for p in shown) / len(shown) for node in ids}
         picks = [_pick(p) for p in shown]
-        return judgement(
-            self._spec,
-            request,
-            shown,
-            [Score(node, "probability", value) for node, value in values.items()],
-            by_picks(ids, picks, values, self._spec.number("threshold", DEFAULT_THRESHOLD)),
-        )
+        threshold = self._spec.number("threshold", DEFAULT_THRESHOLD)
+        verdicts = equal_texts_tie(request.candidates, by_picks(ids, picks, values, threshold))
+        # Shares of rotations that were not all read would compare what was shown unequally often.
+        readable = None not in picks
+        scores = [Score(node, "probability", value) for node, value in values.items()] if readable else []
+        return judgement(self._spec, request, shown, scores, verdicts)
 
     async def _present(self, request: JudgeRequest, number: int, order: Sequence[Candidate]) -> Presentation:
         ids = tuple(c.node_id for c in order)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import combinations
 
 from agents.inducer import observer_head
-from agents.judges.verdicts import JudgeSpec, judgement
+from agents.judges.verdicts import JudgeSpec, equal_texts_tie, judgement
 from agents.messages import Candidate, JudgeRequest, Line, Person
 from agents.models.protocol import ChatRequest, Message
 from agents.parsing import Unreadable, read_label
@@ -51,7 +51,7 @@ class PairwiseJudge:
             swap_verdict(a.node_id, b.node_id, shown[2 * i].label, shown[2 * i + 1].label)
             for i, (a, b) in enumerate(pairs)
         ]
-        return judgement(self._spec, request, shown, (), verdicts)
+        return judgement(self._spec, request, shown, (), equal_texts_tie(request.candidates, verdicts))
 
     async def _present(self, request: JudgeRequest, number: int, first: Candidate, second: Candidate) -> Presentation:
         ids = (first.node_id, second.node_id)

@@ -8,7 +8,7 @@ those. Presentation orders are cyclic rotations of a seeded order, so every repl
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
 
@@ -126,6 +126,15 @@ def _against(top: str, other: str, values: Mapping[str, float], threshold: float
     margin = values[top] - values[other]
     outcome: Outcome = "win" if margin > threshold else "tie"
     return Verdict(top, other, outcome, abs(margin), "probability")
+
+
+def equal_texts_tie(candidates: Sequence[Candidate], verdicts: Sequence[Verdict]) -> tuple[Verdict, ...]:
+    """The verdicts, where no reply wins against another that says the same."""
+    texts = {c.node_id: c.text for c in candidates}
+    return tuple(
+        replace(v, outcome="tie") if v.outcome == "win" and texts[v.first_id] == texts[v.second_id] else v
+        for v in verdicts
+    )
 
 
 def rotations(candidates: Sequence[Candidate], run_seed: int, judge: str, repeat: int) -> list[list[Candidate]]:

@@ -47,3 +47,9 @@ def test_a_possessive_is_its_noun() -> None:
 def test_letters_of_other_scripts_are_letters() -> None:
     assert content_stems("Мой КОТ спит") == content_stems("мой кот спит")
     assert "кот" in content_stems("Мой КОТ спит")
+
+
+def test_scripts_without_spaces_meet_in_pairs_of_characters() -> None:
+    assert content_stems("她在养猫。") & content_stems("我养猫已经三年了")
+    assert content_stems("猫を飼っています") & content_stems("うちでは猫を二匹")
+    assert not content_stems("她喜欢咖啡") & content_stems("我住在海边")

@@ -42,6 +42,7 @@ from trees.writes import (
     keep_run,
     keep_tree,
     keep_turn,
+    merge_words,
 )
 
 TURNS, REPLIES = 10, 4
@@ -97,8 +98,10 @@ async def fill(path: Path, trees: int, seed: int) -> float:
             await writer.commit(finish_tree(tree))
 
     await asyncio.gather(*(one(position) for position in range(trees)))
+    seconds = time.perf_counter() - began
+    await writer.commit(merge_words())
     await writer.close()
-    return trees * TURNS * (1 + REPLIES) / (time.perf_counter() - began)
+    return trees * TURNS * (1 + REPLIES) / seconds
 
 
 async def write_turn(

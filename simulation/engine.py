@@ -43,6 +43,7 @@ from trees.writer import Writer
 from trees.writes import (
     keep_event,
     keep_revision,
+    merge_words,
     pin_revision,
     reopen_tree,
     set_operation_fields,
@@ -344,6 +345,8 @@ class Engine:
         state, reason = how_it_stands(self._store, self.run_row.id, self.gate.halted)
         try:
             asked = self.gate.used.calls - self._asked_before
+            if state == "finished" and asked:
+                await self._writer.commit(merge_words())
             await self._note(state, "engine.left", {"state": state, "reason": reason, "asked": asked}, reason)
             await self._writer.commit(release(self._lock))
         except StoreError as error:

@@ -7,7 +7,17 @@ table (who may write it) stands in docs/store.md.
 
 from __future__ import annotations
 
-from sqlite_utils import Database, Migrations
+import sys
+
+# sqlite-utils loads pandas and numpy wherever they are installed, only to take data frames: 100 MB for an engine that
+# has none. They are hidden while it loads and can be loaded by others afterwards.
+_HIDDEN = [name for name in ("pandas", "numpy") if name not in sys.modules]
+sys.modules.update(dict.fromkeys(_HIDDEN))  # type: ignore[arg-type]
+from sqlite_utils import Database as Database  # noqa: E402
+from sqlite_utils import Migrations  # noqa: E402
+
+for _name in _HIDDEN:
+    del sys.modules[_name]
 
 migrations = Migrations("espalier")
 

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 BUSY_MS = 10_000
 """How long a short write waits for another process's short write, in milliseconds."""
 
+MAPPED_BYTES = 1 << 30
+"""How much of a store a reader maps into memory instead of copying page by page."""
+
 
 @dataclass(frozen=True, slots=True)
 class RunRow:
@@ -89,7 +92,7 @@ class Store:
     @property
     def db(self) -> Database:
         """The same connection as sqlite-utils sees it, for whoever wants its tools."""
-        from sqlite_utils import Database
+        from trees.migrations import Database
 
         return Database(self.connection)
 
@@ -359,10 +362,8 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute("PRAGMA foreign_keys = ON")
     _refuse_newer(connection, path)
     if set(MIGRATIONS) - set(_applied(connection)):
-        # sqlite-utils takes a second to load where pandas is installed: only stores that need it wait for it.
-        from sqlite_utils import Database
-
-        from trees.migrations import migrations
+        # Only a store that has to be brought up to date waits for sqlite-utils to load.
+        from trees.migrations import Database, migrations
 
         migrations.apply(Database(connection))
 
@@ -383,6 +384,7 @@ def _connect_read_only(path: Path) -> sqlite3.Connection:
                 raise
         else:
             connection.execute("PRAGMA query_only = ON")
+            connection.execute(f"PRAGMA mmap_size = {MAPPED_BYTES}")
             return connection
     raise AssertionError("unreachable: the second mode returns or raises")
 

@@ -23,7 +23,7 @@ os.environ.setdefault("AUTOGEN_DISABLE_RUNTIME_TRACING", "true")
 
 from autogen_core import AgentId, MessageContext, RoutedAgent, SingleThreadedAgentRuntime, rpc
 
-from agents.calls import CallFailed, Halted
+from agents.calls import CallFailed, Halted, Permits
 from agents.messages import Failed, InduceRequest, JudgeRequest, Reply, Request, RespondRequest, SpeakRequest
 
 HALTED = "halted"
@@ -81,9 +81,11 @@ class Bus:
 
     KINDS = ("user", "inducer", "responder", "judge")
 
-    def __init__(self, actors: Mapping[str, Acting]) -> None:
+    def __init__(self, actors: Mapping[str, Acting], limit: int = 256) -> None:
         self._actors = dict(actors)
         self._runtime = SingleThreadedAgentRuntime()
+        # The runtime queues without end, and a queued message costs kilobytes: thousands of trees wait here instead.
+        self._permits = Permits(limit)
         self._in_flight: set[asyncio.Task[Reply]] = set()
 
     async def start(self) -> None:
@@ -103,11 +105,16 @@ class Bus:
 
     async def call(self, kind: str, request: Request) -> Reply:
         """Send a request to the agents of a kind. Never raises for what an agent did; see `Reply.failed`."""
+        await self._permits.acquire()
         sending = self._runtime.send_message(request, AgentId(kind, "shared"))
         task: asyncio.Task[Reply] = asyncio.ensure_future(sending)
         self._in_flight.add(task)
-        task.add_done_callback(self._in_flight.discard)
+        task.add_done_callback(self._ended)
         return await asyncio.shield(task)
+
+    def _ended(self, task: asyncio.Task[Reply]) -> None:
+        self._in_flight.discard(task)
+        self._permits.release()
 
     async def close(self) -> None:
         """Wait for the requests in flight, then stop the runtime."""

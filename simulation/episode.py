@@ -250,12 +250,17 @@ async def judge(
 
 
 async def commit_level(scene: Scene, tree: ConversationTree, level: Sequence[Turn], marks: Sequence[Continued]) -> None:
-    """Keep a level in one transaction, then let the tree in memory hold it too."""
+    """Keep a level in one transaction, then let the tree in memory hold what going on needs of it.
+
+    That is the messages that were continued from and the ledgers: thousands of trees may be in flight, and the store
+    holds the rest.
+    """
     chosen = {mark.node_id: mark for mark in marks}
     turns = [replace(turn, continued=tuple(chosen[r.id] for r in turn.replies if r.id in chosen)) for turn in level]
     await scene.writer.commit(in_one(keep_turn(turn) for turn in turns))
     for turn in turns:
-        tree.add_turn(turn)
+        went_on = tuple(reply for reply in turn.replies if reply.id in chosen)
+        tree.add_turn(replace(turn, replies=went_on, judgements=()))
 
 
 def open_branches(tree: ConversationTree, last_turn: int) -> list[Branch]:

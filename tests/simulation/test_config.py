@@ -37,7 +37,7 @@ def refused(given: dict[str, Any]) -> str:
         ({"models": {}}, "name at least one model"),
         ({"models": {"m": {"kind": "gguf"}}}, "models.m"),
         ({"user": {"model": "scriptd"}}, "user.model: there is no 'scriptd', only scripted; did you mean 'scripted'?"),
-        ({"judge": "likelyhood"}, "judge: there is no 'likelyhood', only likelihood; did you mean 'likelihood'?"),
+        ({"judge": "ratng"}, "judge: there is no 'ratng', only rating; did you mean 'rating'?"),
         ({"judges": {"vote": {"kind": "panel", "members": []}}, "judge": "vote"}, "a panel needs at least two members"),
         ({"responders": {}}, "responders"),
         ({"preset": "papre"}, "there is no preset 'papre'"),

@@ -35,7 +35,7 @@ def test_the_quickstart_plays_three_responders_under_the_default_judge(espalier:
         "warm": True,
         "brief": True,
     }
-    assert config.judges["likelihood"].kind == "likelihood"
+    assert config.judges["rating"].kind == "rating"
     assert (config.turns, config.seed) == (3, 1)
 
 
@@ -209,4 +209,4 @@ def test_json_of_a_run_is_one_document(espalier: Espalier) -> None:
     facts = json.loads(espalier("run", "run.toml", "--json").stdout)
     assert facts["trees"] == {"planned": 2, "begun": 2, "growing": 0, "done": 2, "failed": 0}
     assert facts["turns"] == {"stored": 4, "planned": 4}
-    assert facts["judges"][0]["judge"] == "likelihood"
+    assert facts["judges"][0]["judge"] == "rating"

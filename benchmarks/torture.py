@@ -127,7 +127,9 @@ class Case:
     def shape(self) -> list[Any]:
         """The tree without its words."""
         connection = sqlite3.connect(self.store)
-        rows = connection.execute("SELECT turn, speaker, role, replica FROM nodes ORDER BY tree_id, 1, 2, 3, 4").fetchall()
+        rows = connection.execute(
+            "SELECT turn, speaker, role, replica FROM nodes ORDER BY tree_id, 1, 2, 3, 4"
+        ).fetchall()
         connection.close()
         return rows
 
@@ -266,7 +268,9 @@ def main() -> int:
         say("the model's process killed")
         figures["model"] = model_killed(folder / "model", 1 if args.quick else 3, draw)
     kills = figures["kill"]["kills"] + figures["exact"]["kills"] + figures["fast"]["kills"]
-    return finish("torture", figures, [Bar("kills survived without a difference", kills, at_least=scripted + 2 * embedded)])
+    return finish(
+        "torture", figures, [Bar("kills survived without a difference", kills, at_least=scripted + 2 * embedded)]
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The embedded model under 16 concurrent requests with cancels and deadlines: no answer is lost or crossed.
 
-Each request asks for the log-probability of its own marker sentence under its own prompt; the right value is known from a
-pass made one at a time beforehand, and is told apart from every other request's by far more than batching changes it.
+Most requests ask for the log-probability of their own marker sentence under their own prompt; the right value is known
+from a pass made one at a time beforehand, and differs from other requests' by far more than batching changes it.
 Others are abandoned after a random time or get a deadline they cannot meet.
 
     python benchmarks/soak.py [--quick] [--seconds N]

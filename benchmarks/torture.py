@@ -152,6 +152,11 @@ def wait_for(condition: Callable[[], bool], what: str, process: subprocess.Popen
     return True
 
 
+def more_calls(case: Case, than: int) -> Callable[[], bool]:
+    """The condition that a case has stored more calls than these."""
+    return lambda: len(case.calls()) > than
+
+
 def killed_runs(
     folder: Path, configuration: str, kills: int, draw: random.Random, how: signal.Signals, equal: str
 ) -> dict[str, Any]:
@@ -189,7 +194,7 @@ def break_until_done(
     for _ in range(min(most, draw.randint(1, 8))):
         process = case.start(*arguments)
         before = len(kept)
-        wait_for(lambda: len(case.calls()) > before, "a first call", process)
+        wait_for(more_calls(case, before), "a first call", process)
         try:
             output, _ = process.communicate(timeout=draw.uniform(0, 0.6 * whole_s))
         except subprocess.TimeoutExpired:
@@ -220,14 +225,14 @@ def finished(case: Case) -> bool:
     return bool(state == "finished")
 
 
-def model_killed(folder: Path, kills: int, draw: random.Random) -> dict[str, Any]:
+def model_killed(folder: Path, kills: int) -> dict[str, Any]:
     """Kill the process that holds the model while calls are with it."""
     case = new_case(folder, EMBEDDED.format(exact="false").replace("count = 2", "count = 4"))
     process = case.start("run", "run.toml")
     hits = 0
     for _ in range(kills):
         before = len(case.calls())
-        if not wait_for(lambda seen=before: len(case.calls()) > seen + 2, "further calls", process):
+        if not wait_for(more_calls(case, before + 2), "further calls", process):
             break
         workers = [p for p in psutil.Process(process.pid).children() if "llama_worker" in " ".join(p.cmdline())]
         for worker in workers:
@@ -266,7 +271,7 @@ def main() -> int:
         fast = EMBEDDED.format(exact="false")
         figures["fast"] = killed_runs(folder / "fast", fast, embedded, draw, signal.SIGKILL, "shape")
         say("the model's process killed")
-        figures["model"] = model_killed(folder / "model", 1 if args.quick else 3, draw)
+        figures["model"] = model_killed(folder / "model", 1 if args.quick else 3)
     kills = figures["kill"]["kills"] + figures["exact"]["kills"] + figures["fast"]["kills"]
     return finish(
         "torture", figures, [Bar("kills survived without a difference", kills, at_least=scripted + 2 * embedded)]

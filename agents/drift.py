@@ -49,7 +49,7 @@ DUMPED = 4
 """Facts told in one message that make it a recital; `DENSE` of them do if there is little else in it."""
 DENSE = 3
 WORDS_PER_FACT = 7
-_CACHED = 4096
+_CACHED = 1024
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -25,7 +25,7 @@ def words_of(text: str) -> list[str]:
     return [match.group().casefold() for match in _WORD.finditer(text)]
 
 
-@lru_cache(4096)
+@lru_cache(1024)
 def content_stems(text: str) -> frozenset[str]:
     """The stems of a text's content words; of scripts without spaces, each two characters that stand together."""
     stems: set[str] = set()
@@ -38,7 +38,7 @@ def content_stems(text: str) -> frozenset[str]:
     return frozenset(stems)
 
 
-@lru_cache(16384)
+@lru_cache(4096)
 def stem(word: str) -> str:
     """A word without its commonest English endings, so that `cooks`, `cooked` and `cooking` meet."""
     for ending in _ENDINGS:

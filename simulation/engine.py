@@ -70,7 +70,9 @@ class Engine:
         self._calls = Calls(seats, StoreCallLog(store, self._writer, run.id), self.gate)
         self._revisions = store.revisions(run.id)
         self._stage = Stage(self._calls, _all_prompts(store, self._revisions))
-        self._bus = Bus(make_actors(cast, self._stage), limit=2 * sum(seat.permits.limit for seat in seats.values()))
+        busy = 2 * sum(seat.permits.limit for seat in seats.values())
+        self._levels = Permits(busy)
+        self._bus = Bus(make_actors(cast, self._stage), limit=busy)
         self._judges: dict[str, JudgeSpec] = dict(cast.judges)
         self._in_flight = Permits(config.limits.trees_in_flight)
         self._operating = asyncio.Lock()
@@ -165,6 +167,7 @@ class Engine:
             sees_persona=config.inducer.sees_persona,
             bus=self._bus,
             writer=self._writer,
+            levels=self._levels,
             hold=self.gate.hold,
         )
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from agents.bus import HALTED, Bus
-from agents.calls import Halted
+from agents.calls import Halted, Permits
 from agents.judges.measured import panel_judgement
 from agents.judges.verdicts import JudgeSpec
 from agents.messages import (
@@ -57,6 +57,8 @@ class Scene:
     sees_persona: bool
     bus: Bus
     writer: Writer
+    levels: Permits
+    """Levels played at the same time: enough to keep the models busy. A tree that waits here holds little memory."""
     hold: Callable[[], Awaitable[None]]
     """Awaited before each level: waits while the run is paused, raises Halted when it stops."""
 
@@ -100,8 +102,9 @@ async def play_levels(
     """Play level after level down to a turn. A branch that fails ends there; the last such failure is returned."""
     failure = None
     while branches:
-        await scene.hold()
-        outcomes = await asyncio.gather(*(_try_turn(scene, tree, person, branch) for branch in branches))
+        async with scene.levels:
+            await scene.hold()
+            outcomes = await asyncio.gather(*(_try_turn(scene, tree, person, branch) for branch in branches))
         failure = next((o for o in outcomes if isinstance(o, TurnFailed)), failure)
         level = [turn for turn in outcomes if isinstance(turn, Turn)]
         marks = choose(scene.branching, [(t, _deciding(scene, t)) for t in level], scene.run_seed)
@@ -279,7 +282,7 @@ def lines_of(path: Sequence[Node]) -> tuple[Line, ...]:
     return tuple(_line(node.speaker, node.text) for node in path)
 
 
-@lru_cache(8192)
+@lru_cache(2048)
 def _line(speaker: Speaker, text: str) -> Line:
     """Each message is heard by every role of every later turn: made once."""
     return Line(speaker=speaker, text=text)

@@ -303,7 +303,7 @@ def _capital(sentence: str) -> str:
     return sentence[:1].upper() + sentence[1:]
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=1024)
 def _facts(head: str) -> tuple[str, ...]:
     """What a head says of somebody, by sentences: its `Label: text` lines and those that go on from them."""
     facts: list[str] = []
@@ -428,7 +428,7 @@ def _last_said(last: str) -> str:
 # ---- numbers
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=1024)
 def _words(text: str) -> frozenset[str]:
     """The longer words of a text, folded: short ones are shared by all texts."""
     return frozenset(word for word in _WORD.findall(text.casefold()) if len(word) > 3)
@@ -440,7 +440,7 @@ def _score(variant: str, reply: str, known: Sequence[frozenset[str]]) -> ReplySc
     return ReplyScore(alone + _NATS_FOR_KNOWN_WORD * shared, len(words))
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=1024)
 def _alone(variant: str, reply: str) -> tuple[tuple[str, ...], float]:
     """The words of a reply, and its log-probability under a prompt that shares none of them."""
     words = tuple(_WORD.findall(reply.casefold())) or ("",)

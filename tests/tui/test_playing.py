@@ -209,4 +209,4 @@ def test_json_of_a_run_is_one_document(espalier: Espalier) -> None:
     facts = json.loads(espalier("run", "run.toml", "--json").stdout)
     assert facts["trees"] == {"planned": 2, "begun": 2, "growing": 0, "done": 2, "failed": 0}
     assert facts["turns"] == {"stored": 4, "planned": 4}
-    assert facts["judges"][0]["judge"] == "rating"
+    assert facts["judges"][0]["judge"] == "likelihood"

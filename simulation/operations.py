@@ -18,7 +18,7 @@ from trees.ids import node_id
 from trees.store import Store
 from trees.tree import ConversationTree
 from trees.values import Continued, Node, Turn
-from trees.writes import in_one, keep_judgement, keep_operation
+from trees.writes import in_one, keep_continued, keep_judgement, keep_operation
 
 
 @dataclass(frozen=True)
@@ -168,8 +168,7 @@ async def _extend(scene: Scene, tree: ConversationTree, person: Person, node: No
 
 async def commit_mark(scene: Scene, tree: ConversationTree, mark: Continued) -> None:
     """Note that a conversation was continued from a node by hand."""
-    sql = "INSERT INTO continued (node_id, policy, reason) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
-    await scene.writer.commit([(sql, (mark.node_id, mark.policy, mark.reason))])
+    await scene.writer.commit([keep_continued(mark)])
     tree.continued[mark.node_id] = mark
 
 

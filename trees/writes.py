@@ -199,7 +199,7 @@ def keep_turn(turn: Turn) -> list[Write]:
         writes += _keep_ledger(turn.ledger)
     for judgement in turn.judgements:
         writes += keep_judgement(judgement)
-    writes += [_keep_continued(mark) for mark in turn.continued]
+    writes += [keep_continued(mark) for mark in turn.continued]
     writes.append((_TREE_GREW, (turn.user.turn, len(nodes), time.time(), turn.user.tree_id)))
     return writes
 
@@ -235,7 +235,8 @@ def _keep_ledger(ledger: Ledger) -> list[Write]:
     return [(_LEDGER, (ledger.node_id, facts, int(ledger.sees_persona), ledger.call_id, ledger.dropped, failure))]
 
 
-def _keep_continued(mark: Continued) -> Write:
+def keep_continued(mark: Continued) -> Write:
+    """That a conversation went on from a node. A mark that stands already stays as it is."""
     return (_CONTINUED, (mark.node_id, mark.policy, mark.reason))
 
 

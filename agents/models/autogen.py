@@ -9,7 +9,6 @@ Invariant: a client's error is a ModelFailure; cancelling an await cancels the c
 from __future__ import annotations
 
 import asyncio
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -31,6 +30,7 @@ from agents.models.protocol import (
     ScoreAnswer,
     ScoreRequest,
     Usage,
+    estimated_tokens,
 )
 from agents.models.reasoning import split_reasoning
 from agents.models.settings import ModelSettings
@@ -117,7 +117,7 @@ class AutogenModel:
 
     async def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """An estimate: a token for every three bytes of UTF-8. Clients' own counts may need a network."""
-        return [math.ceil(len(text.encode("utf-8", "surrogatepass")) / 3) for text in texts]
+        return estimated_tokens(texts)
 
     async def chat(self, request: ChatRequest, on_delta: OnDelta | None = None) -> ChatAnswer:
         if request.schema is not None:

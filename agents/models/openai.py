@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 import os
 import re
 import time
@@ -51,6 +50,7 @@ from agents.models.protocol import (
     ScoreAnswer,
     ScoreRequest,
     Usage,
+    estimated_tokens,
 )
 from agents.models.settings import ModelSettings
 from trees.ids import digest_of
@@ -197,7 +197,7 @@ class OpenAIModel:
 
     async def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """An estimate: a token for every three bytes of UTF-8, begun ones included."""
-        return [math.ceil(len(text.encode("utf-8", "surrogatepass")) / 3) for text in texts]
+        return estimated_tokens(texts)
 
     async def chat(self, request: ChatRequest, on_delta: OnDelta | None = None) -> ChatAnswer:
         if request.n > 1 and not self._abilities.several:

@@ -212,6 +212,11 @@ class Prepared:
     tokens: int | None
 
 
+def estimated_tokens(texts: Sequence[str]) -> list[int]:
+    """Tokens of each text where the backend cannot count: one for every three bytes of UTF-8, begun ones included."""
+    return [-(-len(text.encode("utf-8", "surrogatepass")) // 3) for text in texts]
+
+
 OnDelta = Callable[[int, str], None]
 """Called with (index of the answer, new text) as an answer is written. Must not block; may be dropped."""
 

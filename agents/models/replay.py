@@ -34,6 +34,7 @@ from agents.models.protocol import (
     Prepared,
     ScoreAnswer,
     ScoreRequest,
+    estimated_tokens,
 )
 from agents.models.settings import ModelSettings
 from trees.errors import StoreError
@@ -85,7 +86,7 @@ class ReplayModel:
         return Prepared(*rows[0]) if rows else Prepared(digest, None)
 
     async def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        return [-(-len(text.encode("utf-8", "surrogatepass")) // 3) for text in texts]
+        return estimated_tokens(texts)
 
     async def chat(self, request: ChatRequest, on_delta: OnDelta | None = None) -> ChatAnswer:
         """Raises ModelFailure("refused") for what was never asked."""

@@ -24,6 +24,7 @@ from agents.models.protocol import (
     Model,
     ModelFailure,
     OnDelta,
+    Prepared,
     ReplyScore,
     ScoreAnswer,
     ScoreRequest,
@@ -37,6 +38,7 @@ from trees.values import Call, CallFailure, Use
 
 Answer = TypeVar("Answer", ChatAnswer, ScoreAnswer)
 Kept = TypeVar("Kept")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,12 +197,7 @@ class Calls:
         seat = self.seats[name]
         if asking.repeat:
             asked["repeat"] = asking.repeat
-        try:
-            async with asyncio.timeout(seat.deadline_s):
-                prepared = await seat.model.prepare(messages)
-        except (ModelFailure, TimeoutError) as error:
-            unasked = id_of_call(seat.model_id, kind, messages_digest(messages), asked)
-            raise await self._failed(asking, unasked, as_failure(error, seat.deadline_s), ()) from error
+        prepared = await self._prepare(seat, kind, messages, asked, asking)
         call_id = id_of_call(seat.model_id, kind, prepared.digest, asked)
         while (running := self._in_flight.get(call_id)) is not None:
             await asyncio.shield(running)
@@ -235,6 +232,21 @@ class Calls:
             done.set_result(None)
         return call_id, from_json(stands)
 
+    async def _prepare(
+        self, seat: Seat, kind: str, messages: tuple[Message, ...], asked: Mapping[str, object], asking: Asking
+    ) -> Prepared:
+        """The prompt as the model reads it. Tried again like the call itself: its process may have just died."""
+        unasked = id_of_call(seat.model_id, kind, messages_digest(messages), asked)
+
+        async def attempt(_: int) -> Prepared:
+            return await _in_time(seat.model.prepare(messages), seat.deadline_s)
+
+        outcome = await with_retries(attempt, seat.retries, seed=int(unasked[:8], 16))
+        if outcome.answer is None:
+            assert outcome.failure is not None
+            raise await self._failed(asking, unasked, outcome.failure, outcome.attempts)
+        return outcome.answer
+
     async def _ask(
         self, name: str, ask: Callable[[], Awaitable[Answer]], asking: Asking, call_id: str
     ) -> tuple[Answer, tuple[Attempt, ...]]:
@@ -245,11 +257,7 @@ class Calls:
             await self._gate.enter()
             async with seat.permits:
                 await self._gate.enter()
-                try:
-                    async with asyncio.timeout(seat.deadline_s):
-                        return await ask()
-                except TimeoutError as error:
-                    raise as_failure(error, seat.deadline_s) from error
+                return await _in_time(ask(), seat.deadline_s)
 
         outcome = await with_retries(attempt, seat.retries, seed=int(call_id[:8], 16))
         if outcome.answer is None:
@@ -301,10 +309,12 @@ def messages_digest(messages: tuple[Message, ...]) -> str:
     return digest_of("messages", [[m.role, m.content] for m in messages])
 
 
-def as_failure(error: Exception, deadline_s: float) -> ModelFailure:
-    if isinstance(error, ModelFailure):
-        return error
-    return ModelFailure("timeout", f"no answer within {deadline_s:g} s")
+async def _in_time(waiting: Awaitable[T], deadline_s: float) -> T:
+    try:
+        async with asyncio.timeout(deadline_s):
+            return await waiting
+    except TimeoutError as error:
+        raise ModelFailure("timeout", f"no answer within {deadline_s:g} s") from error
 
 
 def _not_empty(answer: ChatAnswer) -> ChatAnswer:

@@ -313,6 +313,21 @@ async def test_a_prompt_that_cannot_be_prepared_in_time_is_a_timeout_too() -> No
     assert [f.kind for f in log.failures] == ["timeout"]
 
 
+async def test_a_prompt_whose_process_died_is_prepared_again() -> None:
+    class DiesOnce(FakeModel):
+        alive = False
+
+        async def prepare(self, messages: Sequence[Message]) -> Prepared:
+            if not self.alive:
+                self.alive = True
+                raise ModelFailure("died", "ended by signal 9")
+            return await super().prepare(messages)
+
+    log = MemoryLog()
+    assert await text(calls_for(DiesOnce(says("a")), log=log, retries=RetryPolicy(attempts=2, first_wait_s=0))) == "a"
+    assert not log.failures
+
+
 async def test_waiting_for_a_permit_is_not_part_of_the_deadline() -> None:
     held = Held()
     calls = calls_for(FakeModel(held), permits=1, deadline_s=30)

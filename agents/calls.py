@@ -13,7 +13,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 from agents.models.protocol import (
@@ -163,9 +163,10 @@ class Calls:
         seat = self.seats[model]
         asked = chat_as_asked(request)
         on_delta = self._on_delta(asking)
+        in_lane = replace(request, lane=asking.tree_id)
 
         async def ask() -> ChatAnswer:
-            return _not_empty(await seat.model.chat(request, on_delta))
+            return _not_empty(await seat.model.chat(in_lane, on_delta))
 
         return await self._call(model, "chat", request.messages, asked, asking, ask, chat_as_json, chat_from_json)
 
@@ -173,9 +174,10 @@ class Calls:
         """The call's id and its answer. Raises CallFailed or Halted."""
         seat = self.seats[model]
         asked = score_as_asked(request)
+        in_lane = replace(request, lane=asking.tree_id)
 
         async def ask() -> ScoreAnswer:
-            return await seat.model.score(request)
+            return await seat.model.score(in_lane)
 
         return await self._call(model, "score", request.messages, asked, asking, ask, score_as_json, score_from_json)
 

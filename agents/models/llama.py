@@ -39,9 +39,12 @@ from agents.models.settings import ModelSettings
 from agents.models.weights import INSTALL, Weights, locate
 
 RESTART_WINDOW_S = 600.0
-SMALLEST_CACHE = 8192
+SMALLEST_CACHE = 16384
 _SEQUENCE_IDS = 256
 """llama.cpp knows no more."""
+_IDLE_CELLS = 1024
+"""Cells that stay hot on a CPU beside those in use: attention there visits every used cell for every token."""
+_MOST_HOST_MB = 8192
 
 _OPERATIONAL: dict[str, JsonValue] = {"operational": True}
 
@@ -65,11 +68,24 @@ class LlamaConfig(ModelSettings):
     cells: int = Field(
         0,
         ge=0,
-        description="KV cells, in tokens, that all requests share; 0 takes twice the context, at least 8192.",
+        description="KV cells, in tokens, that all requests share; 0 takes twice the context, at least 16384.",
         json_schema_extra=_OPERATIONAL,
     )
     parallel: int = Field(
-        8, ge=1, le=64, description="Sequences decoded together, a number.", json_schema_extra=_OPERATIONAL
+        16, ge=1, le=64, description="Sequences decoded together, a number.", json_schema_extra=_OPERATIONAL
+    )
+    batch: int = Field(
+        0,
+        ge=0,
+        le=8192,
+        description="Tokens read in one step, a number; 0 takes 128, or 512 with a GPU.",
+        json_schema_extra=_OPERATIONAL,
+    )
+    host_cache_mb: int | None = Field(
+        None,
+        ge=0,
+        description="Memory, in MiB, for prefixes that had to leave the cells; a quarter of what is free if not given.",
+        json_schema_extra=_OPERATIONAL,
     )
     threads: int = Field(
         0,
@@ -104,13 +120,17 @@ class LlamaConfig(ModelSettings):
 
     def load_options(self, weights: Weights, adapter: Weights | None) -> dict[str, object]:
         """What the child is told."""
+        cells = self.cells or max(2 * self.context, SMALLEST_CACHE)
         return {
             **self.settings(),
             "path": str(weights.path),
             "adapter": str(adapter.path) if adapter else None,
-            "cells": self.cells or max(2 * self.context, SMALLEST_CACHE),
+            "cells": cells,
+            "idle_cells": cells if self.gpu_layers else _IDLE_CELLS,
+            "host_cache_mb": _host_cache_mb() if self.host_cache_mb is None else self.host_cache_mb,
             "parallel": self.parallel,
-            "sequences": min(_SEQUENCE_IDS, 4 * self.parallel + 4),
+            "sequences": min(_SEQUENCE_IDS, max(64, 4 * self.parallel)),
+            "batch": max(self.batch or (512 if self.gpu_layers else 128), self.parallel),
             "threads": self.threads or _cores(),
             "gpu_layers": self.gpu_layers,
         }
@@ -176,13 +196,14 @@ class LlamaModel:
             "n": request.n,
             "choices": list(request.choices),
             "schema": request.schema,
+            "lane": request.lane,
             "stream": on_delta is not None,
         }
         told = await self._ask("chat", body, on_delta)
         return ChatAnswer(tuple(Completion(**each) for each in told["completions"]), Usage(**told["usage"]))
 
     async def score(self, request: ScoreRequest) -> ScoreAnswer:
-        body = {"messages": _pairs(request.messages), "replies": list(request.replies)}
+        body = {"messages": _pairs(request.messages), "replies": list(request.replies), "lane": request.lane}
         told = await self._ask("score", body)
         return ScoreAnswer(tuple(ReplyScore(**each) for each in told["scores"]), Usage(**told["usage"]))
 
@@ -285,6 +306,15 @@ def _retrieve(task: asyncio.Task[WorkerProcess]) -> None:
 
 def _pairs(messages: Sequence[Message]) -> list[list[str]]:
     return [[message.role, message.content] for message in messages]
+
+
+def _host_cache_mb() -> int:
+    """A quarter of the memory that is free now, within bounds."""
+    try:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20
+    except (ValueError, OSError):
+        return _MOST_HOST_MB // 8
+    return min(free // 4, _MOST_HOST_MB)
 
 
 def _cores() -> int:

@@ -26,8 +26,6 @@ from agents.models.protocol import ModelFailure, Sampling
 
 api: Any = native
 
-BATCH = 512
-"""Most tokens that are decoded at once."""
 OUTPUTS = 128
 """Most tokens of a batch whose logits are asked for; bounds the memory that logits take."""
 PENALTY_WINDOW = 64
@@ -172,6 +170,8 @@ class ContextOptions:
 
     cells: int
     sequences: int
+    batch: int
+    """Most tokens that are decoded at once."""
     threads: int
     cache_type: str
     flash_attention: bool
@@ -238,24 +238,39 @@ class Context:
         row: NDArray[np.float32] = np.ctypeslib.as_array(pointer, (length,))
         return row
 
-    def copy_prefix(self, source: int, target: int, length: int) -> None:
-        """Let the sequence `target`, which must be empty, begin as `source` does; no cell is duplicated."""
-        api.llama_memory_seq_cp(self._memory, source, target, 0, length)
+    def copy(self, source: int, target: int, start: int, end: int) -> None:
+        """Let `target` hold what `source` holds from `start` to before `end`; no cell is duplicated."""
+        api.llama_memory_seq_cp(self._memory, source, target, start, end)
 
-    def cut(self, sequence: int, length: int) -> bool:
-        """Forget what a sequence holds from `length` on. False if this kind of memory cannot be cut there."""
-        return bool(api.llama_memory_seq_rm(self._memory, sequence, length, -1))
+    def cut(self, sequence: int, start: int) -> bool:
+        """Forget what a sequence holds from `start` on. False if this kind of memory cannot be cut there."""
+        return bool(api.llama_memory_seq_rm(self._memory, sequence, start, -1))
+
+    def save(self, sequence: int) -> bytearray:
+        """The cells of a sequence as bytes, with their positions."""
+        saved = bytearray(api.llama_state_seq_get_size(self._pointer, sequence))
+        if api.llama_state_seq_get_data(self._pointer, _view(saved), len(saved), sequence) != len(saved):
+            raise NativeFailure("llama.cpp could not copy cells to host memory")
+        return saved
+
+    def restore(self, sequence: int, saved: bytearray) -> bool:
+        """Give an empty sequence the cells that `save` copied. False if there is no room for them."""
+        return bool(api.llama_state_seq_set_data(self._pointer, _view(saved), len(saved), sequence))
 
     def clear(self) -> None:
         api.llama_memory_clear(self._memory, False)
 
 
+def _view(data: bytearray) -> Any:
+    return (ctypes.c_uint8 * len(data)).from_buffer(data)
+
+
 def _context_params(options: ContextOptions) -> Any:
     params = api.llama_context_default_params()
     params.n_ctx = options.cells
-    params.n_batch = params.n_ubatch = BATCH
+    params.n_batch = params.n_ubatch = options.batch
     params.n_seq_max = options.sequences
-    params.n_outputs_max = BATCH if options.embeddings else OUTPUTS
+    params.n_outputs_max = options.batch if options.embeddings else max(OUTPUTS, options.sequences)
     params.n_outputs_max_per_seq = 0
     params.n_threads = params.n_threads_batch = options.threads
     params.type_k = params.type_v = _CACHE_TYPES[options.cache_type]

@@ -1,28 +1,31 @@
-"""Which branch is decoded when: many requests as one batch over one cache of prefixes.
+"""Which branch is decoded when: many requests as one batch over one tree of prefixes.
 
-A seat is a sequence of the native cache and the tokens that stand in it, with a branch at work on it or idle.
-Idle seats keep what they hold: a new branch begins where the longest shared prefix of any seat ends. Each
-step decodes one batch: first the next token of every answer under way, then as much of waiting prompts as
-fits. A branch whose prefix another is just reading waits for that rather than read it a second time.
+A branch enters where the longest known prefix ends (`agents.models.llama_cache`). Each step decodes one batch: first
+the next token of every answer under way, then as much of waiting prompts as fits, so that answers ride along with
+reading. A branch whose prefix another is just reading waits for that rather than read it a second time.
 
-When the cache is full, idle seats are emptied, the longest unused first; when none is left the youngest
-branch goes back to the queue, to be read again later, and nobody enters until somebody has left. The oldest
-is never sent back, so there is always progress.
+Who enters next is decided by order of arrival, but a lane (a tree that is played) that has its share of the places
+leaves the others' to the others. When the cache is full, idle prefixes go to host memory; when none is left the
+youngest branch goes back to the queue, and nobody enters until somebody has left. The oldest is never sent back, so
+there is always progress.
 
 In exact mode there is one branch at a time, requests are served in order of arrival and the cache is cleared
 before each, so that an answer depends on its request alone.
 
-Invariant: for every seat, `tokens` is what the native sequence holds at positions 0 to len(tokens) - 1.
+Invariant: a rider's leaf ends where its reading has come to: it is `branch.tokens` from `leaf.start` to `leaf.end`.
 """
 
 from __future__ import annotations
 
 import sys
+import time
 import traceback
 from bisect import insort
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
+from agents.models.llama_cache import Node, PrefixTree, common_prefix
 from agents.models.llama_native import OUTPUTS, Context, NativeFailure
 from agents.models.llama_tasks import Branch, Task
 from agents.models.protocol import ChatAnswer, ModelFailure, ScoreAnswer
@@ -33,35 +36,48 @@ WORTH_WAITING = 16
 Report = Callable[[int, ChatAnswer | ScoreAnswer | ModelFailure], None]
 
 
-@dataclass(eq=False, slots=True)
-class Seat:
-    """One sequence of the cache."""
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How much at once."""
 
-    sequence: int
-    tokens: list[int] = field(default_factory=list)
-    taken: bool = False
-    used: int = 0
-    """The step of last use."""
+    sequences: int
+    """Sequence ids; more than twice `parallel`."""
+    parallel: int
+    """Branches at work together."""
+    idle_cells: int
+    """Cells kept in the cache beside those that branches at work stand on."""
+    host_bytes: int
+    """Host memory for what had to leave the cache."""
+    exact: bool
+    shares: bool
+    """Whether this kind of model can go on from a prefix."""
 
 
 @dataclass(eq=False, slots=True)
 class Rider:
-    """A branch in the scheduler's hands, waiting or seated."""
+    """A branch in the scheduler's hands, waiting or at work."""
 
     branch: Branch
     ticket: int
     """Order of arrival."""
-    seat: Seat | None = None
+    leaf: Node | None = None
     leader: Rider | None = None
     """Who is reading what this one waits for, ..."""
     awaited: int = 0
     """... and up to how many tokens."""
 
     @property
+    def read(self) -> int:
+        return self.leaf.end if self.leaf else 0
+
+    @property
     def missing(self) -> int:
         """Tokens that are not in the cache yet."""
-        held = len(self.seat.tokens) if self.seat else 0
-        return len(self.branch.tokens) - held
+        return len(self.branch.tokens) - self.read
+
+    @property
+    def lane(self) -> str:
+        return self.branch.task.lane
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,33 +85,67 @@ class Chunk:
     """A rider's share of a batch: its tokens from `start` to before `end`."""
 
     rider: Rider
-    seat: Seat
+    leaf: Node
     start: int
     end: int
+
+
+@dataclass(slots=True)
+class Counts:
+    """What was done since the start."""
+
+    prompt_read: int = 0
+    """Tokens decoded that were not drawn here."""
+    prompt_reused: int = 0
+    """Tokens that stood in the cache when their branch entered."""
+    tokens_out: int = 0
+    steps: int = 0
+    rides: int = 0
+    """Branches in all batches together."""
+    decode_s: float = 0.0
+    """Seconds inside llama.cpp's decoding."""
 
 
 class Scheduler:
     """Runs in one thread; `step` as long as `busy`."""
 
-    def __init__(
-        self, context: Context, report: Report, *, sequences: int, parallel: int, exact: bool, shares: bool
-    ) -> None:
+    def __init__(self, context: Context, report: Report, policy: Policy) -> None:
         self._context = context
         self._report = report
-        self._parallel = 1 if exact else parallel
-        self._exact = exact
-        self._shares = shares
-        self._seats = [Seat(sequence) for sequence in range(sequences)]
+        self._parallel = 1 if policy.exact else policy.parallel
+        self._idle_cells = policy.idle_cells
+        self._exact = policy.exact
+        self._shares = policy.shares
+        self._tree = PrefixTree(
+            context, capacity=context.cells, sequences=policy.sequences, host_bytes=policy.host_bytes
+        )
         self._waiting: list[Rider] = []
         self._riding: list[Rider] = []
         self._tickets = 0
-        self._steps = 0
+        self._counts = Counts()
         self._crowded = False
         self._served: Task | None = None
 
     @property
     def busy(self) -> bool:
         return bool(self._waiting or self._riding)
+
+    def figures(self) -> dict[str, float]:
+        """Counters since the start and gauges of now; may be read from another thread."""
+        counts, steps = self._counts, max(self._counts.steps, 1)
+        return {
+            "prompt_read": counts.prompt_read,
+            "prompt_reused": counts.prompt_reused,
+            "tokens_out": counts.tokens_out,
+            "steps": counts.steps,
+            "batch_fill": counts.rides / steps,
+            "decode_s": counts.decode_s,
+            "running": len(self._riding),
+            "waiting": len(self._waiting),
+            "cells_used": self._tree.hot_cells,
+            "cells": self._context.cells,
+            "host_bytes": self._tree.host_bytes,
+        }
 
     def submit(self, task: Task) -> None:
         for branch in task.branches:
@@ -113,101 +163,99 @@ class Scheduler:
             rider.branch.free()
 
     def step(self) -> None:
-        """Seat who can be seated, decode one batch and hand its outputs over."""
-        self._steps += 1
+        """Let enter who can, decode one batch and hand its outputs over."""
         self._admit()
         chunks = self._plan()
         if not chunks:
             return
+        self._tree.trim(self._idle_cells)
+        if not (self._tree.make_room(sum(chunk.end - chunk.start for chunk in chunks)) and self._decode(chunks)):
+            self._send_back()
+
+    def _decode(self, chunks: list[Chunk]) -> bool:
         outputs = self._load(chunks)
+        began = time.perf_counter()
         while not self._context.decode():
-            if not self._evict():
-                self._make_room()
-                return
+            if not self._tree.evict():
+                return False
+        self._counts.decode_s += time.perf_counter() - began
+        self._counts.steps += 1
+        self._counts.rides += len(chunks)
         for chunk in chunks:
-            chunk.seat.tokens.extend(chunk.rider.branch.tokens[chunk.start : chunk.end])
-            chunk.seat.used = self._steps
+            self._counts.prompt_read += max(min(chunk.end, chunk.rider.branch.drawn_from) - chunk.start, 0)
+            self._tree.grow(chunk.leaf, chunk.rider.branch.tokens[chunk.start : chunk.end])
         for rider, place, position in outputs:
             self._deliver(rider, place, position)
+        return True
 
     # Who enters
 
     def _admit(self) -> None:
         if self._crowded:
             return
+        reading = sum(rider.missing for rider in self._riding)
         for rider in self._candidates():
-            if len(self._riding) >= self._parallel:
+            # Who enters before there is room in a batch for it only takes cells from those at work.
+            if len(self._riding) >= self._parallel or reading >= self._context.capacity:
                 return
             if not self._follows(rider):
                 self._waiting.remove(rider)
-                self._riding.append(rider)
-                rider.seat = self._take_seat(rider)
+                self._enter(rider)
+                reading += rider.missing
 
-    def _candidates(self) -> list[Rider]:
-        if not self._exact or not self._waiting:
-            return list(self._waiting)
+    def _enter(self, rider: Rider) -> None:
+        branch = rider.branch
+        rider.leaf = self._tree.enter(branch.tokens, self._shareable(branch))
+        self._riding.append(rider)
+        self._counts.prompt_reused += rider.read
+        if branch.task.cached is None:
+            branch.task.cached = rider.read
+
+    def _shareable(self, branch: Branch) -> int:
+        return branch.first_output if self._shares else 0
+
+    def _candidates(self) -> Iterator[Rider]:
+        if self._exact:
+            yield from self._exact_candidates()
+            return
+        riding = Counter(rider.lane for rider in self._riding)
+        share = -(-self._parallel // max(len(riding.keys() | {rider.lane for rider in self._waiting}), 1))
+        waiting = list(self._waiting)
+        for sated in (False, True):
+            for rider in [rider for rider in waiting if rider.leaf is None]:
+                if sated or riding[rider.lane] < share:
+                    yield rider
+                    riding[rider.lane] += rider.leaf is not None
+
+    def _exact_candidates(self) -> list[Rider]:
+        if not self._waiting:
+            return []
         task = self._waiting[0].branch.task
         if task is not self._served:
             if self._riding:
                 return []
             self._served = task
-            self._context.clear()
-            self._seats = [Seat(seat.sequence) for seat in self._seats]
+            self._tree.clear()
         return [rider for rider in self._waiting if rider.branch.task is task]
 
     def _follows(self, rider: Rider) -> bool:
         """Whether it is worth waiting until another has read a prefix that this one shares."""
         leader = rider.leader
-        if leader is not None and leader.seat is not None and len(leader.seat.tokens) < rider.awaited:
+        if leader is not None and leader.leaf is not None and leader.read < rider.awaited:
             return True
         rider.leader = None
         if not self._shares:
             return False
-        held = self._longest_prefix(rider)[1]
+        tokens, limit = rider.branch.tokens, rider.branch.first_output
+        known = self._tree.known(tokens, limit)
         for other in self._riding:
-            if other.missing <= 1 or other.seat is None:
+            if other.missing <= 1:
                 continue
-            shared = common_prefix(other.branch.tokens, rider.branch.tokens, rider.branch.first_output)
-            if shared - max(held, len(other.seat.tokens)) >= WORTH_WAITING:
+            shared = common_prefix(other.branch.tokens, tokens, 0, limit)
+            if shared - max(known, other.read) >= WORTH_WAITING:
                 rider.leader, rider.awaited = other, shared
                 return True
         return False
-
-    def _longest_prefix(self, rider: Rider) -> tuple[Seat | None, int]:
-        """The seat that holds most of the branch's beginning; of equals, one that holds nothing else."""
-        if not self._shares:
-            return None, 0
-        tokens, limit = rider.branch.tokens, rider.branch.first_output
-        best: Seat | None = None
-        rank = (0, False)
-        for seat in self._seats:
-            shared = common_prefix(seat.tokens, tokens, limit)
-            own = (shared, not seat.taken and shared == len(seat.tokens))
-            if shared and own > rank:
-                best, rank = seat, own
-        return best, rank[0]
-
-    def _take_seat(self, rider: Rider) -> Seat:
-        source, shared = self._longest_prefix(rider)
-        if source is not None and not source.taken and shared == len(source.tokens):
-            seat = source
-        else:
-            seat = self._vacate(source)
-            if source is not None:
-                self._context.copy_prefix(source.sequence, seat.sequence, shared)
-                seat.tokens = source.tokens[:shared]
-        seat.taken, seat.used = True, self._steps
-        task = rider.branch.task
-        if task.cached is None:
-            task.cached = shared
-        return seat
-
-    def _vacate(self, keep: Seat | None) -> Seat:
-        """An empty seat; there are more than riders and one, so one is always idle."""
-        idle = [seat for seat in self._seats if not seat.taken and seat is not keep]
-        seat = min(idle, key=lambda seat: (bool(seat.tokens), seat.used))
-        self._empty(seat)
-        return seat
 
     # What is decoded
 
@@ -215,13 +263,13 @@ class Scheduler:
         chunks: list[Chunk] = []
         room, outputs = self._context.capacity, OUTPUTS
         for rider in sorted(self._riding, key=lambda rider: (rider.missing > 1, rider.ticket)):
-            assert rider.seat is not None
-            start = len(rider.seat.tokens)
+            assert rider.leaf is not None
+            start = rider.read
             quiet = max(rider.branch.first_output - start, 0)
             end = min(len(rider.branch.tokens), start + room, start + quiet + outputs)
             if end <= start:
                 continue
-            chunks.append(Chunk(rider, rider.seat, start, end))
+            chunks.append(Chunk(rider, rider.leaf, start, end))
             room -= end - start
             outputs -= max(end - start - quiet, 0)
         return chunks
@@ -231,18 +279,20 @@ class Scheduler:
         self._context.clear_batch()
         outputs: list[tuple[Rider, int, int]] = []
         for chunk in chunks:
-            branch = chunk.rider.branch
+            branch, sequence = chunk.rider.branch, chunk.leaf.sequence
+            assert sequence is not None
             for position in range(chunk.start, chunk.end):
                 output = position >= branch.first_output
-                place = self._context.add(branch.tokens[position], position, chunk.seat.sequence, output=output)
+                place = self._context.add(branch.tokens[position], position, sequence, output=output)
                 if output:
                     outputs.append((chunk.rider, place, position))
         return outputs
 
     def _deliver(self, rider: Rider, place: int, position: int) -> None:
-        if rider.seat is None:
+        if rider.leaf is None:
             return
         branch = rider.branch
+        before = len(branch.tokens)
         try:
             branch.take(self._context, place, position)
         except NativeFailure:
@@ -252,7 +302,8 @@ class Scheduler:
         except Exception as error:  # noqa: BLE001 - a fault in one request must not take the others with it
             traceback.print_exc(file=sys.stderr)
             self._fail(branch.task, ModelFailure("refused", f"the llama worker could not go on: {error!r}"))
-        if branch.done and rider.seat is not None:
+        self._counts.tokens_out += len(branch.tokens) - before
+        if branch.done and rider.leaf is not None:
             self._leave(rider)
             if branch.task.done:
                 self._report(branch.task.call, branch.task.answer())
@@ -260,27 +311,23 @@ class Scheduler:
     # Who leaves
 
     def _leave(self, rider: Rider) -> None:
-        """What was read stays in the seat for those who come."""
+        """What was read stays in the tree for those who come."""
         self._riding.remove(rider)
         rider.branch.free()
-        if rider.seat is not None:
-            rider.seat.taken = False
-            rider.seat = None
+        self._stand_up(rider)
         self._crowded = False
+
+    def _stand_up(self, rider: Rider) -> None:
+        assert rider.leaf is not None
+        self._tree.leave(rider.leaf, keep=self._shares)
+        rider.leaf = None
 
     def _fail(self, task: Task, failure: ModelFailure) -> None:
         self.cancel(task.call)
         self._report(task.call, failure)
 
-    def _evict(self) -> bool:
-        """Empty the idle seat that was not used for longest. False if there is none."""
-        idle = [seat for seat in self._seats if seat.tokens and not seat.taken]
-        if not idle:
-            return False
-        self._empty(min(idle, key=lambda seat: seat.used))
-        return True
-
-    def _make_room(self) -> None:
+    def _send_back(self) -> None:
+        """The cache is full of what runs: the youngest makes room, to go on later."""
         youngest = max(self._riding, key=lambda rider: rider.ticket)
         if len(self._riding) == 1:
             cells, needed = self._context.cells, len(youngest.branch.tokens)
@@ -289,28 +336,7 @@ class Scheduler:
                 ModelFailure("too_long", f"{needed} tokens do not fit the cache of {cells} cells: raise `cells`"),
             )
             return
-        assert youngest.seat is not None
         self._riding.remove(youngest)
-        self._empty(youngest.seat)
-        youngest.seat.taken, youngest.seat = False, None
+        self._stand_up(youngest)
         insort(self._waiting, youngest, key=lambda rider: rider.ticket)
         self._crowded = True
-
-    def _empty(self, seat: Seat) -> None:
-        self._context.cut(seat.sequence, 0)
-        seat.tokens = []
-
-
-def common_prefix(left: list[int], right: list[int], limit: int) -> int:
-    """How many tokens two lists share from their beginning, at most `limit`; by slices, not by tokens."""
-    high = min(len(left), len(right), limit)
-    if left[:high] == right[:high]:
-        return high
-    low = 0
-    while high - low > 1:
-        middle = (low + high) // 2
-        if left[low:middle] == right[low:middle]:
-            low = middle
-        else:
-            high = middle
-    return low

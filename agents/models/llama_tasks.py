@@ -43,6 +43,8 @@ class Branch(ABC):
     def __init__(self, task: Task, tokens: list[int]) -> None:
         self.task = task
         self.tokens = tokens
+        self.drawn_from = len(tokens)
+        """The position of the first token that was drawn here, rather than given."""
         self.done = False
 
     @property
@@ -62,9 +64,10 @@ class Branch(ABC):
 class Task(ABC):
     """One request: its branches and what they cost."""
 
-    def __init__(self, call: int, prompt: Sequence[int]) -> None:
+    def __init__(self, call: int, prompt: Sequence[int], lane: str) -> None:
         self.call = call
         self.prompt = prompt
+        self.lane = lane
         self.branches: list[Branch] = []
         self.cached: int | None = None
         self._started = time.monotonic()
@@ -99,7 +102,7 @@ class ChatTask(Task):
         grammar: str | None = None,
         on_delta: OnDelta | None = None,
     ) -> None:
-        super().__init__(call, prompt.tokens)
+        super().__init__(call, prompt.tokens, request.lane)
         self.request = request
         self.vocab = vocab
         self.grammar = grammar
@@ -178,8 +181,8 @@ def answer_seed(seed: int, index: int) -> int:
 class ScoreTask(Task):
     """The log-probability of each reply after one prompt. What replies have in common is read once."""
 
-    def __init__(self, call: int, prompt: Sequence[int], replies: Sequence[Sequence[int]]) -> None:
-        super().__init__(call, prompt)
+    def __init__(self, call: int, prompt: Sequence[int], replies: Sequence[Sequence[int]], lane: str = "") -> None:
+        super().__init__(call, prompt, lane)
         self._replies = replies
         self._logprobs: dict[tuple[int, int], float] = {}
         self.branches = [ScoredPath(self, path, wanted) for path, wanted in _paths(len(prompt), replies).items()]
@@ -203,7 +206,7 @@ class ChoiceTask(ScoreTask):
     def __init__(
         self, call: int, request: ChatRequest, prompt: Sequence[int], choices: Sequence[Sequence[int]]
     ) -> None:
-        super().__init__(call, prompt, choices)
+        super().__init__(call, prompt, choices, request.lane)
         self._request = request
 
     def answer(self) -> ChatAnswer:
@@ -247,9 +250,9 @@ class ScoredPath(Branch):
 
     def take(self, context: Context, place: int, position: int) -> None:
         self.task.note_token()
-        row = context.logits(place).astype(np.float64)
+        row = context.logits(place)
         top = float(row.max())
-        total = top + math.log(float(np.exp(row - top).sum()))
+        total = top + math.log(float(np.exp(row - row.max()).sum(dtype=np.float64)))
         for reply, token in self._wanted.get(position, ()):
             self._score.note(reply, position, float(row[token]) - total)
         self.done = position == len(self.tokens) - 1

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from agents.models.llama_tasks import Task
 
 LENGTH = struct.Struct(">I")
+EMBEDDING_BATCH = 512
 _PR_SET_PDEATHSIG = 1
 
 Frame = dict[str, Any]
@@ -151,7 +152,7 @@ class Loaded:
         prompt = self._prompts.read(_messages(frame))
         replies = self._replies(frame["replies"])
         self._check_length(prompt, max(map(len, replies), default=0))
-        return ScoreTask(frame["id"], prompt.tokens, replies)
+        return ScoreTask(frame["id"], prompt.tokens, replies, frame["lane"])
 
     def _replies(self, texts: Sequence[str]) -> list[list[int]]:
         return [self.vocab.tokenize(text, special=False) for text in texts]
@@ -171,11 +172,12 @@ class Loaded:
 
 def _scheduler(wire: Wire, weights: Weights, config: Mapping[str, Any]) -> Scheduler:
     from agents.models.llama_native import Context, ContextOptions
-    from agents.models.llama_scheduler import Scheduler
+    from agents.models.llama_scheduler import Policy, Scheduler
 
     options = ContextOptions(
         cells=config["cells"],
         sequences=config["sequences"],
+        batch=config["batch"],
         threads=config["threads"],
         cache_type=config["cache_type"],
         flash_attention=config["flash_attention"],
@@ -187,14 +189,15 @@ def _scheduler(wire: Wire, weights: Weights, config: Mapping[str, Any]) -> Sched
         else:
             wire.answer(call, asdict(result))
 
-    return Scheduler(
-        Context(weights, options),
-        report,
+    policy = Policy(
         sequences=config["sequences"],
         parallel=config["parallel"],
+        idle_cells=config["idle_cells"],
+        host_bytes=config["host_cache_mb"] << 20,
         exact=config["exact"],
         shares=weights.shares_prefixes,
     )
+    return Scheduler(Context(weights, options), report, policy)
 
 
 def _embedder(weights: Weights, config: Mapping[str, Any]) -> Embedder:
@@ -206,6 +209,7 @@ def _embedder(weights: Weights, config: Mapping[str, Any]) -> Embedder:
         ContextOptions(
             cells=config["context"],
             sequences=1,
+            batch=EMBEDDING_BATCH,
             threads=config["threads"],
             cache_type=config["cache_type"],
             flash_attention=config["flash_attention"],
@@ -286,6 +290,8 @@ class Worker:
             self._wire.answer(call, loaded.prepare(frame))
         elif op == "count":
             self._wire.answer(call, loaded.count(frame))
+        elif op == "figures":
+            self._wire.answer(call, loaded.scheduler.figures())
         elif op == "embed":
             self._work.put(("embed", call, loaded.embedding_input(frame)))
         elif op == "chat":
@@ -351,6 +357,7 @@ def _chat_request(frame: Frame) -> ChatRequest:
         n=frame["n"],
         choices=tuple(frame["choices"]),
         schema=frame["schema"],
+        lane=frame["lane"],
     )
     if request.n < 1 or request.sampling.max_tokens < 1:
         raise ModelFailure(

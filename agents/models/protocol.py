@@ -93,6 +93,8 @@ class ChatRequest:
     """If given, the answer is exactly one of these texts and comes with the log-probability of each."""
     schema: str | None = None
     """If given, a JSON schema (canonical JSON text) that the answer satisfies."""
+    lane: str = field(default="", compare=False)
+    """Who asks, such as a tree: a backend that lets requests wait is fair between lanes. Shapes no answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,8 @@ class ScoreRequest:
 
     messages: tuple[Message, ...]
     replies: tuple[str, ...]
+    lane: str = field(default="", compare=False)
+    """As in `ChatRequest`."""
 
 
 @dataclass(frozen=True, slots=True)

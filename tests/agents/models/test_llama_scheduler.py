@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import random
+from collections import defaultdict
 from typing import Any
 
 import pytest
 
-from agents.models.llama_scheduler import Scheduler, common_prefix
+from agents.models import llama_cache
+from agents.models.llama_cache import _subtree, _upwards, common_prefix
+from agents.models.llama_scheduler import Policy, Scheduler
 from agents.models.llama_tasks import Branch, Task
 from agents.models.protocol import ModelFailure, ScoreAnswer
 
@@ -18,13 +22,25 @@ Cell = list[int]
 class CheckedCache:
     """Stands for `llama_native.Context`: sequences of shared cells; refuses what llama.cpp refuses."""
 
-    def __init__(self, cells: int, capacity: int) -> None:
+    def __init__(self, cells: int, capacity: int, *, forgetful: bool = False) -> None:
         self.cells = cells
         self.capacity = capacity
-        self.sequences: dict[int, list[Cell]] = {}
+        self.forgetful = forgetful
+        """Whether what was saved can never be restored."""
+        self.sequences: dict[int, dict[int, Cell]] = defaultdict(dict)
         self.batch: list[tuple[int, int, int, bool]] = []
         self.seen: list[list[int]] = []
         self.decoded = 0
+        self.restored = 0
+
+    @property
+    def used(self) -> int:
+        return len({id(cell) for cells in self.sequences.values() for cell in cells.values()})
+
+    def held(self, sequence: int) -> list[int]:
+        cells = self.sequences[sequence]
+        assert sorted(cells) == list(range(len(cells))), "a sequence has no holes"
+        return [cells[position][0] for position in range(len(cells))]
 
     def clear_batch(self) -> None:
         self.batch = []
@@ -35,28 +51,62 @@ class CheckedCache:
         return len(self.batch) - 1
 
     def decode(self) -> bool:
-        used = {id(cell) for cells in self.sequences.values() for cell in cells}
-        if len(used) + len(self.batch) > self.cells:
+        if self.used + len(self.batch) > self.cells:
             return False
         self.seen = []
         for token, position, sequence, _ in self.batch:
-            cells = self.sequences.setdefault(sequence, [])
-            assert position == len(cells), "positions of a sequence follow one another"
-            cells.append([token])
-            self.seen.append([cell[0] for cell in cells])
+            assert position == len(self.held(sequence)), "positions of a sequence follow one another"
+            self.sequences[sequence][position] = [token]
+            self.seen.append(self.held(sequence))
         self.decoded += len(self.batch)
         return True
 
-    def copy_prefix(self, source: int, target: int, length: int) -> None:
-        assert not self.sequences.get(target)
-        self.sequences[target] = self.sequences[source][:length]
+    def copy(self, source: int, target: int, start: int, end: int) -> None:
+        wanted = {position: cell for position, cell in self.sequences[source].items() if start <= position < end}
+        assert not wanted.keys() & self.sequences[target].keys()
+        self.sequences[target] |= wanted
 
-    def cut(self, sequence: int, length: int) -> bool:
-        self.sequences[sequence] = self.sequences.get(sequence, [])[:length]
+    def cut(self, sequence: int, start: int) -> bool:
+        self.sequences[sequence] = {p: cell for p, cell in self.sequences[sequence].items() if p < start}
+        return True
+
+    def save(self, sequence: int) -> bytearray:
+        return bytearray(json.dumps({p: cell[0] for p, cell in self.sequences[sequence].items()}).encode())
+
+    def restore(self, sequence: int, saved: bytearray) -> bool:
+        cells = {int(position): [token] for position, token in json.loads(saved).items()}
+        assert not self.sequences[sequence]
+        if self.forgetful or self.used + len(cells) > self.cells:
+            return False
+        self.sequences[sequence] = cells
+        self.restored += len(cells)
         return True
 
     def clear(self) -> None:
-        self.sequences = {}
+        self.sequences.clear()
+
+
+def check_tree(scheduler: Scheduler, cache: CheckedCache) -> None:
+    """The invariants of `agents.models.llama_cache`, against what the cache really holds."""
+    tree = scheduler._tree
+    ids, hot, host = [], 0, 0
+    for node in _subtree(tree._root)[1:]:
+        assert node.parent is not None
+        assert node in node.parent.children
+        assert node.start == node.parent.end
+        assert node.hot != bool(node.saved)
+        assert node.parent.hot or not node.hot
+        assert not (node.running and node.children)
+        assert (node.sequence is not None) == (node.hot and not any(child.hot for child in node.children))
+        hot += len(node.tokens) if node.hot else 0
+        host += len(node.saved)
+        if node.sequence is not None:
+            path = [token for each in reversed(list(_upwards(node))) for token in each.tokens]
+            assert cache.held(node.sequence) == path
+            ids.append(node.sequence)
+    assert (tree.hot_cells, tree.host_bytes) == (hot, host)
+    assert hot == cache.used
+    assert sorted([*ids, *tree._free]) == list(range(tree._spare))
 
 
 def successor(tokens: list[int]) -> int:
@@ -99,7 +149,7 @@ class Path(Branch):
 
 class Writing(Task):
     def __init__(self, call: int, prompt: list[int], length: int, writers: int, paths: int) -> None:
-        super().__init__(call, prompt)
+        super().__init__(call, prompt, f"lane {call % 3}")
         self.length = length
         self.branches = [*(Writer(self) for _ in range(writers)), *(Path(self) for _ in range(paths))]
 
@@ -125,7 +175,9 @@ def some_task(call: int, dice: random.Random, room: int) -> Writing:
     return Writing(call, head + tail, dice.randrange(1, room // 3), dice.randrange(1, 4), dice.randrange(3))
 
 
-def drive(scheduler: Scheduler, pending: list[Writing], dice: random.Random, done: dict[int, Any]) -> set[int]:
+def drive(
+    scheduler: Scheduler, cache: CheckedCache, pending: list[Writing], dice: random.Random, done: dict[int, Any]
+) -> set[int]:
     """Submit, step and cancel in any order until nothing is left; returns what was cancelled."""
     cancelled: set[int] = set()
     steps = 0
@@ -138,28 +190,36 @@ def drive(scheduler: Scheduler, pending: list[Writing], dice: random.Random, don
             scheduler.cancel(call)
             pending[:] = [task for task in pending if task.call not in cancelled]
         scheduler.step()
+        check_tree(scheduler, cache)
         steps += 1
         assert steps < 20_000, "no progress"
     return cancelled
 
 
-@pytest.mark.parametrize("seed", range(60))
-def test_every_branch_reads_its_own_tokens_whatever_happens(seed: int) -> None:
+def policy(
+    parallel: int, *, exact: bool = False, shares: bool = True, idle: int = 10_000, host: int = 1 << 30
+) -> Policy:
+    return Policy(2 * parallel + 2, parallel, idle, host, exact, shares)
+
+
+@pytest.mark.parametrize("seed", range(90))
+def test_every_branch_reads_its_own_tokens_whatever_happens(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     dice = random.Random(seed)
+    monkeypatch.setattr(llama_cache, "WORTH_RESTORING", dice.choice([2, 16]))
     room = dice.choice([40, 120])
-    parallel, exact = dice.choice([1, 2, 5]), seed % 5 == 0
-    cache = CheckedCache(dice.choice([room, 2 * room, 6 * room]), dice.choice([7, 32]))
+    cells = dice.choice([room, 2 * room, 6 * room])
+    cache = CheckedCache(cells, dice.choice([7, 32]), forgetful=seed % 11 == 0)
     done: dict[int, Any] = {}
-    scheduler = Scheduler(
-        cache,  # type: ignore[arg-type]
-        done.__setitem__,
-        sequences=4 * parallel + 4,
-        parallel=parallel,
-        exact=exact,
+    allowed = policy(
+        dice.choice([1, 2, 5]),
+        exact=seed % 5 == 0,
         shares=seed % 7 != 0,
+        idle=dice.choice([0, 20, 10_000]),
+        host=dice.choice([0, 2000, 1 << 20]),
     )
+    scheduler = Scheduler(cache, done.__setitem__, allowed)  # type: ignore[arg-type]
     tasks = [some_task(call, dice, room) for call in range(12)]
-    cancelled = drive(scheduler, list(tasks), dice, done)
+    cancelled = drive(scheduler, cache, list(tasks), dice, done)
     for task in tasks:
         assert (task.call in done) != (task.call in cancelled)
         if task.call in done:
@@ -167,24 +227,64 @@ def test_every_branch_reads_its_own_tokens_whatever_happens(seed: int) -> None:
             task.check()
 
 
+def finish(scheduler: Scheduler) -> None:
+    while scheduler.busy:
+        scheduler.step()
+
+
 def test_a_shared_prompt_is_read_once() -> None:
     cache = CheckedCache(2000, 512)
     done: dict[int, Any] = {}
-    scheduler = Scheduler(
-        cache,  # type: ignore[arg-type]
-        done.__setitem__,
-        sequences=40,
-        parallel=8,
-        exact=False,
-        shares=True,
-    )
+    scheduler = Scheduler(cache, done.__setitem__, policy(8))  # type: ignore[arg-type]
     prompt = list(range(300))
     for call in range(4):
         scheduler.submit(Writing(call, [*prompt, 500 + call], 5, 2, 0))
-    while scheduler.busy:
-        scheduler.step()
+    finish(scheduler)
     assert len(done) == 4
     assert cache.decoded < 300 + 8 * (5 + 2)
+    assert scheduler.figures()["prompt_read"] == 300 + 4 + 4
+
+
+def test_a_prefix_that_left_the_cache_comes_back_from_host_memory() -> None:
+    cache = CheckedCache(2000, 512)
+    done: dict[int, Any] = {}
+    scheduler = Scheduler(cache, done.__setitem__, policy(2, idle=0))  # type: ignore[arg-type]
+    first, second = list(range(300)), list(range(1000, 1300))
+    for call, prompt in enumerate([first, second, [*first, 7], [*second, 8]]):
+        scheduler.submit(Writing(call, prompt, 3, 1, 0))
+        finish(scheduler)
+        check_tree(scheduler, cache)
+    # A step begins by letting go of what was left idle before it.
+    assert cache.restored >= 600
+    assert scheduler.figures()["prompt_read"] <= 300 + 300 + 2 * 2
+
+
+def test_a_running_branch_can_be_joined_where_it_stands() -> None:
+    cache = CheckedCache(2000, 512)
+    done: dict[int, Any] = {}
+    scheduler = Scheduler(cache, done.__setitem__, policy(4))  # type: ignore[arg-type]
+    writing = Writing(0, list(range(100)), 30, 1, 0)
+    scheduler.submit(writing)
+    for _ in range(10):
+        scheduler.step()
+    joining = Writing(1, list(writing.branches[0].tokens[:-1]), 5, 1, 0)
+    scheduler.submit(joining)
+    finish(scheduler)
+    writing.check()
+    joining.check()
+    assert scheduler.figures()["prompt_reused"] == len(joining.prompt) - 1
+
+
+def test_a_lane_with_many_requests_leaves_the_others_their_share() -> None:
+    cache = CheckedCache(4000, 512)
+    ended: list[int] = []
+    scheduler = Scheduler(cache, lambda call, _: ended.append(call), policy(4))  # type: ignore[arg-type]
+    for call in range(0, 60, 3):
+        scheduler.submit(Writing(call, [1, 2, call], 9, 1, 0))
+    scheduler.submit(Writing(1, [5, 6], 9, 1, 0))
+    finish(scheduler)
+    assert len(ended) == 21
+    assert ended.index(1) < 8
 
 
 def test_a_branch_that_fails_takes_only_its_task_along(capsys: pytest.CaptureFixture[str]) -> None:
@@ -193,14 +293,7 @@ def test_a_branch_that_fails_takes_only_its_task_along(capsys: pytest.CaptureFix
             raise KeyError("a fault")
 
     done: dict[int, Any] = {}
-    scheduler = Scheduler(
-        CheckedCache(200, 32),  # type: ignore[arg-type]
-        done.__setitem__,
-        sequences=12,
-        parallel=2,
-        exact=False,
-        shares=True,
-    )
+    scheduler = Scheduler(CheckedCache(200, 32), done.__setitem__, policy(2))  # type: ignore[arg-type]
     broken, sound = Writing(1, [1, 2], 3, 2, 0), Writing(2, [1, 2], 3, 2, 0)
     broken.branches[0] = Broken(broken)
     scheduler.submit(broken)
@@ -216,9 +309,11 @@ def test_a_branch_that_fails_takes_only_its_task_along(capsys: pytest.CaptureFix
 @pytest.mark.parametrize("seed", range(20))
 def test_common_prefix(seed: int) -> None:
     dice = random.Random(seed)
-    left, right = ([dice.randrange(2) for _ in range(dice.randrange(12))] for _ in range(2))
-    limit = dice.randrange(12)
+    run, tokens = ([dice.randrange(2) for _ in range(dice.randrange(12))] for _ in range(2))
+    start, limit = dice.randrange(4), dice.randrange(12)
     expected = 0
-    while expected < min(len(left), len(right), limit) and left[expected] == right[expected]:
+    while (
+        start + expected < min(len(tokens), limit) and expected < len(run) and run[expected] == tokens[start + expected]
+    ):
         expected += 1
-    assert common_prefix(left, right, limit) == expected
+    assert common_prefix(run, tokens, start, limit) == expected

@@ -14,6 +14,7 @@ import asyncio
 import os
 from collections import deque
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, JsonValue, model_validator
@@ -211,6 +212,11 @@ class LlamaModel:
         told = await self._ask("embed", {"texts": list(texts)})
         return EmbedAnswer(tuple(map(tuple, told["vectors"])), Usage(prompt_tokens=told["tokens"]))
 
+    async def figures(self) -> dict[str, float]:
+        """Counters since the child started, and gauges of now; see `Scheduler.figures`."""
+        told: dict[str, float] = await self._ask("figures", {})
+        return told
+
     async def close(self) -> None:
         self._open = False
         starting, self._worker = self._worker, None
@@ -309,11 +315,12 @@ def _pairs(messages: Sequence[Message]) -> list[list[str]]:
 
 
 def _host_cache_mb() -> int:
-    """A quarter of the memory that is free now, within bounds."""
+    """A quarter of the memory that is free now, file caches included; of all memory where that cannot be told."""
     try:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20
-    except (ValueError, OSError):
-        return _MOST_HOST_MB // 8
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) >> 10 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration, ValueError):
+        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20
     return min(free // 4, _MOST_HOST_MB)
 
 

@@ -208,10 +208,11 @@ class PrefixTree:
 
     def _warm(self, path: list[tuple[Node, int]]) -> Node:
         """Bring a path into the cache as far as that is worth it and there is room; returns its last node."""
-        last = self._root
+        last, left = self._root, sum(length for _, length in path)
         for node, length in path:
-            if not node.hot and (length < WORTH_RESTORING or not self._restore(node)):
+            if not node.hot and (left < WORTH_RESTORING or not self._restore(node)):
                 return last
+            left -= length
             # A running leaf goes on growing, so what follows must not hang below it.
             last = self._split(node, length) if node.running or length < len(node.tokens) else node
         return last

@@ -259,6 +259,18 @@ def test_a_prefix_that_left_the_cache_comes_back_from_host_memory() -> None:
     assert scheduler.figures()["prompt_read"] <= 300 + 300 + 2 * 2
 
 
+def test_a_short_run_in_the_middle_does_not_hide_what_follows() -> None:
+    cache = CheckedCache(2000, 512)
+    done: dict[int, Any] = {}
+    scheduler = Scheduler(cache, done.__setitem__, policy(2, idle=0))  # type: ignore[arg-type]
+    head = [1, 2, 3]
+    prompts = [[*head, *range(100, 200)], [*head, *range(300, 400)], list(range(500, 600)), [*head, *range(100, 201)]]
+    for call, prompt in enumerate(prompts):
+        scheduler.submit(Writing(call, prompt, 3, 1, 0))
+        finish(scheduler)
+    assert scheduler.figures()["prompt_read"] <= 103 + 100 + 100 + 2
+
+
 def test_a_running_branch_can_be_joined_where_it_stands() -> None:
     cache = CheckedCache(2000, 512)
     done: dict[int, Any] = {}

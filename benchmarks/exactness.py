@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent
-sys.path[:0] = [str(ROOT), str(ROOT.parent)]
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from common import Bar, finish, say
 
@@ -26,7 +26,6 @@ from agents.models.llama import LlamaConfig, LlamaModel
 from agents.models.protocol import ChatRequest, Message, Sampling, ScoreRequest
 from agents.models.weights import locate
 from simulation.personas import seed_personalities, seed_profiles
-from tests.support.gguf_f32 import f32_gguf
 
 TOKENS = 12
 QUESTIONS = (
@@ -41,7 +40,10 @@ REPLY = "I walked along the harbour and fed the gulls, and then it rained."
 def prompts(number: int) -> list[tuple[Message, ...]]:
     """Fours that share their beginning, a persona, and differ in the question."""
     people = zip(seed_profiles() * 3, [p for p in seed_personalities() for _ in range(3)], strict=False)
-    heads = [f"You are {profile.facts[0]} {profile.facts[1]} You are {personality.text}"[:240] for profile, personality in people]
+    heads = [
+        f"You are {profile.facts[0]} {profile.facts[1]} You are {personality.text}"[:240]
+        for profile, personality in people
+    ]
     pairs = [(head, question) for head in heads for question in QUESTIONS][:number]
     return [(Message("system", head), Message("user", question)) for head, question in pairs]
 
@@ -124,6 +126,8 @@ def transformers_scores(asked: Sequence[tuple[Message, ...]]) -> list[tuple[floa
 
 async def run(number: int) -> int:
     figures: dict[str, Any] = {"prompts": number}
+    from tests.support.gguf_f32 import f32_gguf
+
     source = locate("embedded").path
     with tempfile.TemporaryDirectory() as folder:
         exact = str(f32_gguf(source, Path(folder)))

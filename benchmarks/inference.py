@@ -41,7 +41,9 @@ def ceiling(name: str, played: Played, tokens: Tokens, bare: Bare) -> dict[str, 
     need = need_of(tokens, played.asked)
     say(f"{name}: bare rates at {len(MOMENTS)} moments")
     rates = measure(bare, tokens, played.asked, MOMENTS)
-    prefill, scoring, decode = (mean_rate([getattr(r, kind) for r in rates]) for kind in ("prefill", "scoring", "decode"))
+    prefill, scoring, decode = (
+        mean_rate([getattr(r, kind) for r in rates]) for kind in ("prefill", "scoring", "decode")
+    )
     ceiling_s = need.quiet / prefill + need.scored / scoring + need.out / decode
     counted = played.figures
     read = need.quiet + need.scored
@@ -56,7 +58,9 @@ def ceiling(name: str, played: Played, tokens: Tokens, bare: Bare) -> dict[str, 
         "needed_scored": need.scored,
         "prompt_shared": need.shared,
         "tokens_out": need.out,
-        "bare": [vars(r) if hasattr(r, "__dict__") else {k: getattr(r, k) for k in r.__dataclass_fields__} for r in rates],
+        "bare": [
+            vars(r) if hasattr(r, "__dict__") else {k: getattr(r, k) for k in r.__dataclass_fields__} for r in rates
+        ],
         "reread": (counted["prompt_read"] - need.branches) / read - 1,
         "counted": counted,
         "inside_decode": counted["decode_s"] / played.seconds,
@@ -75,10 +79,13 @@ async def decode_alone(bare: Bare, tokens: Tokens, played: Played) -> dict[str, 
     model = LlamaModel("m", LlamaConfig(kind="llama"))
     await model.open()
     try:
-        requests = [ChatRequest(each.messages, Sampling(max_tokens=1, temperature=0.8, min_p=0.05), 1) for each in prompts]
+        requests = [
+            ChatRequest(each.messages, Sampling(max_tokens=1, temperature=0.8, min_p=0.05), 1) for each in prompts
+        ]
         await asyncio.gather(*(model.chat(request) for request in requests))
         longer = [
-            ChatRequest(r.messages, Sampling(max_tokens=64, temperature=0.8, min_p=0.05), n) for n, r in enumerate(requests)
+            ChatRequest(r.messages, Sampling(max_tokens=64, temperature=0.8, min_p=0.05), n)
+            for n, r in enumerate(requests)
         ]
         first: list[float] = []
         seen: set[int] = set()

@@ -9,7 +9,6 @@ import subprocess
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -72,7 +71,9 @@ class OneAtATime:
         prompt, *paths = self._tokens.paths(asked)
         for path in paths:
             held = self._scorer.input_ids[: self._scorer.n_tokens].tolist()
-            known = next((i for i, (a, b) in enumerate(zip(held, path, strict=False)) if a != b), min(len(held), len(path)))
+            known = next(
+                (i for i, (a, b) in enumerate(zip(held, path, strict=False)) if a != b), min(len(held), len(path))
+            )
             self._scorer.n_tokens = min(known, len(prompt) - 1)
             self._scorer._ctx.kv_cache_seq_rm(-1, self._scorer.n_tokens, -1)
             self._scorer.eval(path[self._scorer.n_tokens :])
@@ -112,16 +113,15 @@ def server_settings(path: str, cells: int) -> dict[str, Any]:
 
 async def replay(python: str, settings: dict[str, Any], tokens: Tokens, asked: Sequence[Asked]) -> float:
     """Seconds that xllamacpp's server takes for the same requests, each tree in its own order, all trees at once."""
-    server = subprocess.Popen(
-        [python, "-c", SERVER, json.dumps(settings)],
+    server = await asyncio.create_subprocess_exec(
+        *(python, "-c", SERVER, json.dumps(settings)),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        text=True,
     )
     try:
         assert server.stdout is not None
-        address = server.stdout.readline().strip()
+        address = (await server.stdout.readline()).decode().strip()
         if not address:
             raise RuntimeError(f"{python} cannot start xllamacpp's server: is the package installed there?")
         lanes: dict[str, list[Asked]] = defaultdict(list)
@@ -135,7 +135,7 @@ async def replay(python: str, settings: dict[str, Any], tokens: Tokens, asked: S
             return time.perf_counter() - began
     finally:
         server.kill()
-        server.wait()
+        await server.wait()
 
 
 async def _replay_lane(session: aiohttp.ClientSession, address: str, tokens: Tokens, lane: Sequence[Asked]) -> None:
@@ -176,7 +176,3 @@ async def _complete(session: aiohttp.ClientSession, address: str, tokens: Tokens
 def xllamacpp_version(python: str) -> str:
     code = "from importlib.metadata import version; print(version('xllamacpp'))"
     return subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
-
-
-def exists(python: str | None) -> bool:
-    return bool(python) and Path(str(python)).exists()

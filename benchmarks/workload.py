@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -227,4 +228,4 @@ def turn_times(asked: Sequence[Asked], turns: int) -> list[float]:
         for turn in range(turns):
             ends[turn].append(max(each.ended for each in judging[turn * per_turn : (turn + 1) * per_turn]))
     means = [began, *(sum(times) / len(times) for times in ends)]
-    return [(after - before) / len(lanes) for before, after in zip(means, means[1:], strict=False)]
+    return [(after - before) / len(lanes) for before, after in pairwise(means)]

@@ -43,7 +43,7 @@ RESTART_WINDOW_S = 600.0
 SMALLEST_CACHE = 16384
 _SEQUENCE_IDS = 256
 """llama.cpp knows no more."""
-_IDLE_CELLS = 1024
+_IDLE_CELLS = 256
 """Cells that stay hot on a CPU beside those in use: attention there visits every used cell for every token."""
 _MOST_HOST_MB = 8192
 

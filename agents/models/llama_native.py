@@ -30,6 +30,8 @@ OUTPUTS = 128
 """Most tokens of a batch whose logits are asked for; bounds the memory that logits take."""
 PENALTY_WINDOW = 64
 """Tokens that the penalties look back on, the prompt's end included, as llama.cpp's own programs have it."""
+GRAMMAR_FIRST = 512
+"""Likeliest tokens of which a greedy answer asks the grammar before it asks of all."""
 RANDOM_SEED = 0xFFFFFFFF
 """What llama.cpp reads as "draw a seed"."""
 
@@ -283,19 +285,18 @@ def _context_params(options: ContextOptions) -> Any:
 
 
 class Sampler:
-    """How the next token of one answer is drawn: grammar, penalties, cuts, temperature, then a seeded draw.
+    """How the next token of one answer is drawn: penalties, cuts, temperature, then a seeded draw; within a grammar.
 
     What a `Sampling` leaves at None is off, so unset fields mean the same here as on an OpenAI-compatible
     server.
     """
 
     def __init__(self, vocab: Vocab, sampling: Sampling, seed: int, grammar: str | None, prompt: Sequence[int]) -> None:
-        constraint = None if grammar is None else _grammar(vocab, grammar)
+        self._greedy = sampling.temperature <= 0
+        self._constraint = None if grammar is None else _grammar(vocab, grammar)
         self._chain = api.llama_sampler_chain_init(api.llama_sampler_chain_default_params())
-        if constraint is not None:
-            self._add(constraint)
         self._add_penalties(vocab, sampling, prompt)
-        if sampling.temperature <= 0:
+        if self._greedy:
             self._add(api.llama_sampler_init_greedy())
             return
         if sampling.top_k is not None:
@@ -321,13 +322,78 @@ class Sampler:
         self._add(penalties)
 
     def draw(self, context: Context, place: int) -> int:
-        return int(api.llama_sampler_sample(self._chain, context.pointer, place))
+        if self._constraint is None:
+            return int(api.llama_sampler_sample(self._chain, context.pointer, place))
+        token = self._draw_within(context.logits(place))
+        api.llama_sampler_accept(self._constraint, token)
+        api.llama_sampler_accept(self._chain, token)
+        return token
+
+    def _draw_within(self, logits: NDArray[np.float32]) -> int:
+        """A token that the grammar allows.
+
+        Asking the grammar about one token is a thousand times cheaper than about all, so one is drawn freely first;
+        if it is refused, one is drawn from those allowed. The two together are a draw from the allowed ones.
+        """
+        free = self._pick(_Candidates.all(logits))
+        if self._allows(free):
+            return free
+        if self._greedy:
+            likeliest = _Candidates.likeliest(logits, GRAMMAR_FIRST)
+            likeliest.apply(self._constraint)
+            if likeliest.any_left:
+                return self._pick(likeliest)
+        allowed = _Candidates.all(logits)
+        allowed.apply(self._constraint)
+        return self._pick(allowed)
+
+    def _pick(self, candidates: _Candidates) -> int:
+        candidates.apply(self._chain)
+        return candidates.selected
+
+    def _allows(self, token: int) -> bool:
+        one = _Candidates(np.array([token]), np.zeros(1, np.float32))
+        one.apply(self._constraint)
+        return one.any_left
 
     def free(self) -> None:
         """May be called twice; the object is of no use afterwards."""
-        chain, self._chain = self._chain, None
-        if chain is not None:
-            api.llama_sampler_free(chain)
+        for sampler in (self._chain, self._constraint):
+            if sampler is not None:
+                api.llama_sampler_free(sampler)
+        self._chain = self._constraint = None
+
+
+class _Candidates:
+    """Tokens with their logits, as samplers take and change them."""
+
+    def __init__(self, tokens: NDArray[Any], logits: NDArray[np.float32]) -> None:
+        self._data = np.zeros(len(tokens), dtype=[("id", np.int32), ("logit", np.float32), ("p", np.float32)])
+        self._data["id"] = tokens
+        self._data["logit"] = logits
+        pointer = ctypes.cast(self._data.ctypes.data, api.llama_token_data_p)
+        self._array = api.llama_token_data_array(pointer, len(tokens), -1, False)
+
+    @classmethod
+    def all(cls, logits: NDArray[np.float32]) -> _Candidates:
+        return cls(np.arange(len(logits)), logits)
+
+    @classmethod
+    def likeliest(cls, logits: NDArray[np.float32], number: int) -> _Candidates:
+        kept = np.argpartition(logits, -number)[-number:] if number < len(logits) else np.arange(len(logits))
+        return cls(kept, logits[kept])
+
+    def apply(self, sampler: Any) -> None:
+        api.llama_sampler_apply(sampler, ctypes.byref(self._array))
+
+    @property
+    def any_left(self) -> bool:
+        """Whether a grammar left any of them possible."""
+        return bool(np.isfinite(self._data["logit"]).any())
+
+    @property
+    def selected(self) -> int:
+        return int(self._array.data[self._array.selected].id)
 
 
 def _grammar(vocab: Vocab, grammar: str) -> Any:
@@ -342,6 +408,8 @@ def schema_grammar(schema: str) -> str:
     from llama_cpp.llama_grammar import json_schema_to_gbnf
 
     try:
-        return str(json_schema_to_gbnf(schema))
+        grammar = str(json_schema_to_gbnf(schema))
     except (AssertionError, AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
         raise ModelFailure("unsupported", f"this JSON schema cannot be turned into a grammar: {error!r}") from error
+    # JSON has no raw control characters in strings; the rule made above forgets that.
+    return grammar.replace(r'char ::= [^"\\]', r'char ::= [^"\\\x7F\x00-\x1F]')

@@ -17,6 +17,7 @@ from workload import Asked, Tokens
 from agents.models.llama_native import Context, ContextOptions, Weights
 
 ABREAST = 16
+SEQUENCES = 64
 STEPS = 16
 REPEATS = 3
 
@@ -34,7 +35,7 @@ class Rates:
 
 def context(weights: Weights, cells: int, batch: int = 512) -> Context:
     threads = len(os.sched_getaffinity(0))
-    return Context(weights, ContextOptions(cells, 2 * ABREAST, batch, threads, "f16", flash_attention=True))
+    return Context(weights, ContextOptions(cells, SEQUENCES, batch, threads, "f16", flash_attention=True))
 
 
 class Bare:
@@ -67,9 +68,9 @@ class Bare:
         """The same with logits at every token."""
         return self._rate(lambda: self._extend(tokens, 32, outputs=32), 4 * 32)
 
-    def decode(self, abreast: int) -> float:
+    def decode(self, abreast: int, steps: int = STEPS) -> float:
         """Tokens a second of greedy answers to so many paths at once."""
-        return self._rate(lambda: self._answer(abreast), abreast * STEPS)
+        return self._rate(lambda: self._answer(abreast, steps), abreast * steps)
 
     def _rate(self, run: Callable[[], None], tokens: int) -> float:
         rates = []
@@ -98,9 +99,9 @@ class Bare:
                 self._context.add(token, position, sequence, output=output)
             assert self._context.decode()
 
-    def _answer(self, abreast: int) -> None:
+    def _answer(self, abreast: int, steps: int) -> None:
         last = [path[-1] for path in self._held[:abreast]]
-        for step in range(STEPS):
+        for step in range(steps):
             self._context.clear_batch()
             for sequence in range(abreast):
                 self._context.add(last[sequence], len(self._held[sequence]) + step, sequence, output=True)

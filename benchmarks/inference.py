@@ -5,7 +5,7 @@ judge. Both on the embedded model, from the engine down. The ceiling is a time: 
 the bare reading rate, and the tokens written over the bare rate of 16 sequences, both measured in the same run at the
 workload's own path lengths (benchmarks/bare.py, benchmarks/workload.py).
 
-    python benchmarks/inference.py [--quick] [--workload A|B] [--no-peers] [--xllamacpp PYTHON] [--plot FILE]
+    python benchmarks/inference.py [--quick] [--workload A B] [--no-peers] [--xllamacpp PYTHON] [--plot FILE]
 """
 
 from __future__ import annotations
@@ -15,21 +15,29 @@ import asyncio
 import os
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 os.environ["AUTOGEN_DISABLE_RUNTIME_TRACING"] = "true"
 sys.path.insert(0, str(Path(__file__).parent))
 
+import numpy as np
 from bare import ABREAST, Bare, mean_rate, measure
 from common import Bar, finish, say
-from workload import Played, Tokens, need_of, play, turn_times
+from peers import OneAtATime, replay, server_settings, turns_of, xllamacpp_version
+from workload import Asked, Played, Tokens, need_of, play, turn_times
 
 from agents.models import llama_native
+from agents.models.llama import LlamaConfig, LlamaModel
+from agents.models.protocol import ChatRequest, Message, Sampling
 from agents.models.weights import locate
 
 JUDGES = {"A": "likelihood", "B": "choice"}
 MOMENTS = (0.2, 0.5, 0.85)
+WRITTEN = 48
+"""Tokens of each answer where writing alone is measured."""
+ABREASTS = (1, 2, 4, 8, 16, 32, 64)
 
 
 def model_entry() -> dict[str, Any]:
@@ -58,9 +66,7 @@ def ceiling(name: str, played: Played, tokens: Tokens, bare: Bare) -> dict[str, 
         "needed_scored": need.scored,
         "prompt_shared": need.shared,
         "tokens_out": need.out,
-        "bare": [
-            vars(r) if hasattr(r, "__dict__") else {k: getattr(r, k) for k in r.__dataclass_fields__} for r in rates
-        ],
+        "bare": [asdict(each) for each in rates],
         "reread": (counted["prompt_read"] - need.branches) / read - 1,
         "counted": counted,
         "inside_decode": counted["decode_s"] / played.seconds,
@@ -68,49 +74,81 @@ def ceiling(name: str, played: Played, tokens: Tokens, bare: Bare) -> dict[str, 
     }
 
 
-async def decode_alone(bare: Bare, tokens: Tokens, played: Played) -> dict[str, float]:
-    """16 answers of one scheduler at once against the bare loop over the same prompts, without anything to read."""
-    from agents.models.llama import LlamaConfig, LlamaModel
-    from agents.models.protocol import ChatRequest, Sampling
+def against_one_at_a_time(path: str, played: Played, tokens: Tokens, context: int) -> dict[str, Any]:
+    """Times a turn of a tree takes one call at a time, at sampled turns; those between are interpolated."""
+    one = OneAtATime(path, tokens, context)
+    by_turn = turns_of(played.asked, played.asked[0].lane, played.turns)
+    sampled = sorted({0, played.turns // 3, 2 * played.turns // 3, played.turns - 1})
+    seconds = {}
+    for turn in sampled:
+        say(f"  one call at a time: turn {turn + 1}")
+        seconds[turn] = one.seconds(by_turn[turn])
+    every = np.interp(range(played.turns), sampled, [seconds[turn] for turn in sampled])
+    ours = turn_times(played.asked, played.turns)
+    return {
+        "sampled_turn_s": {turn + 1: value for turn, value in seconds.items()},
+        "all_turns": float(every.sum() / sum(ours)),
+        "last_turn": seconds[sampled[-1]] / ours[-1],
+    }
 
-    prompts = [each for each in played.asked if not each.scored][:ABREAST]
-    bare.hold([tokens.prompt(each) for each in prompts])
-    loop = bare.decode(ABREAST)
-    model = LlamaModel("m", LlamaConfig(kind="llama"))
+
+async def growth(bare: Bare, tokens: Tokens) -> list[dict[str, float]]:
+    """Tokens a second of so many answers at once, by the scheduler and by the bare loop over the same prompts."""
+    model = LlamaModel("m", LlamaConfig(kind="llama", parallel=max(ABREASTS)))
     await model.open()
+    found = []
     try:
-        requests = [
-            ChatRequest(each.messages, Sampling(max_tokens=1, temperature=0.8, min_p=0.05), 1) for each in prompts
-        ]
-        await asyncio.gather(*(model.chat(request) for request in requests))
-        longer = [
-            ChatRequest(r.messages, Sampling(max_tokens=64, temperature=0.8, min_p=0.05), n)
-            for n, r in enumerate(requests)
-        ]
-        first: list[float] = []
-        seen: set[int] = set()
-
-        def note(number: int) -> Any:
-            def delta(_: int, __: str) -> None:
-                if number not in seen:
-                    seen.add(number)
-                    first.append(time.perf_counter())
-
-            return delta
-
-        answers = await asyncio.gather(*(model.chat(r, note(n)) for n, r in enumerate(longer)))
-        # From the step in which the last of them began to the end; answers that end early leave the rest alone.
-        counted = sum((a.usage.output_tokens or 0) for a in answers)
-        seconds = time.perf_counter() - max(first)
+        for number in ABREASTS:
+            asked = [Message("user", f"Write a very long story about traveller number {n + 1}.") for n in range(number)]
+            paths = [tokens.prompt(Asked(ChatRequest((message,)), 0.0)) for message in asked]
+            bare.hold(paths)
+            loop = bare.decode(number, WRITTEN)
+            found.append({"sequences": number, "loop": loop, "scheduler": await _writing_rate(model, asked)})
+            say("  {sequences:>2} sequences: {loop:.0f} bare, {scheduler:.0f} tokens a second".format(**found[-1]))
     finally:
         await model.close()
-    return {"loop": loop, "scheduler": counted / seconds, "ratio": counted / seconds / loop}
+    return found
+
+
+async def _writing_rate(model: LlamaModel, asked: list[Message]) -> float:
+    """Of answers alone: their prompts were read before."""
+
+    def request(number: int, length: int) -> ChatRequest:
+        return ChatRequest((asked[number],), Sampling(max_tokens=length, temperature=0.8, min_p=0.05), number)
+
+    await asyncio.gather(*(model.chat(request(number, 1)) for number in range(len(asked))))
+    began = time.perf_counter()
+    answers = await asyncio.gather(*(model.chat(request(number, WRITTEN)) for number in range(len(asked))))
+    return sum(answer.usage.output_tokens or 0 for answer in answers) / (time.perf_counter() - began)
+
+
+def plot(points: list[dict[str, float]], path: Path) -> None:
+    """Both curves as a picture."""
+    top = max(max(point["loop"], point["scheduler"]) for point in points)
+    across = [40 + 540 * index // (len(points) - 1) for index in range(len(points))]
+
+    def line(kind: str, colour: str) -> str:
+        heights = [280 - 240 * point[kind] / top for point in points]
+        places = " ".join(f"{x},{y:.0f}" for x, y in zip(across, heights, strict=True))
+        return f'<polyline points="{places}" fill="none" stroke="{colour}" stroke-width="2"/>'
+
+    def label(x: int, y: int, text: str, anchor: str) -> str:
+        return f'<text x="{x}" y="{y}" text-anchor="{anchor}">{text}</text>'
+
+    title = f"tokens a second (top: {top:.0f}) by sequences at once; blue: the scheduler, grey: a bare loop"
+    marks = [label(x, 298, f"{point['sequences']:.0f}", "middle") for x, point in zip(across, points, strict=True)]
+    path.write_text(
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 620 330" font-family="sans-serif" font-size="12">'
+        '<rect width="620" height="330" fill="white"/>'
+        f"{line('loop', '#888888')}{line('scheduler', '#0055aa')}{label(40, 20, title, 'start')}{''.join(marks)}</svg>"
+    )
 
 
 async def run(args: argparse.Namespace) -> int:
     turns, trees = (2, 3) if args.quick else (args.turns, args.trees)
     llama_native.start()
-    weights = llama_native.Weights(str(locate("embedded").path), gpu_layers=0, adapter=None)
+    path = str(locate("embedded").path)
+    weights = llama_native.Weights(path, gpu_layers=0, adapter=None)
     tokens = Tokens(weights)
     figures: dict[str, Any] = {}
     bars: list[Bar] = []
@@ -118,20 +156,37 @@ async def run(args: argparse.Namespace) -> int:
         say(f"{name}: {trees} trees of {turns} turns, judged by {JUDGES[name]}")
         played = await play(model_entry(), JUDGES[name], turns, trees)
         say(f"{name}: {len(played.asked)} requests in {played.seconds:.0f} s")
-        bare = Bare(weights)
-        figures[name] = found = ceiling(name, played, tokens, bare)
+        figures[name] = found = ceiling(name, played, tokens, Bare(weights))
         bars.append(Bar(f"{name}: share of the ceiling", found["share"], at_least=0.8))
         bars.append(Bar(f"{name}: prompt tokens re-read, over the fewest", found["reread"], at_most=0.05))
-        del bare
+        if name == "A" and not args.no_peers:
+            found["one_at_a_time"] = one = against_one_at_a_time(path, played, tokens, 4096)
+            bars.append(Bar("A: times faster than Llama, one call at a time", one["all_turns"], at_least=2.5))
+            bars.append(Bar("A: the same at the last turn", one["last_turn"], at_least=4))
+        if name == "B" and args.xllamacpp:
+            settings = server_settings(path, 65536)
+            say(f"  xllamacpp's server: {settings}")
+            seconds = await replay(args.xllamacpp, settings, tokens, played.asked)
+            version = xllamacpp_version(args.xllamacpp)
+            found["xllamacpp"] = {"seconds": seconds, "version": version, "settings": {**settings, "path": "embedded"}}
+            bars.append(Bar("B: times faster than xllamacpp's server", seconds / played.seconds, at_least=1.5))
+    figures["growth"] = points = await growth(Bare(weights), tokens)
+    alone = next(point for point in points if point["sequences"] == ABREAST)
+    bars.append(Bar("16 answers alone, of a bare loop", alone["scheduler"] / alone["loop"], at_least=0.9))
+    if args.plot:
+        plot(points, args.plot)
     return finish("inference", figures, bars)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="3 trees of 2 turns")
-    parser.add_argument("--workload", nargs="+", choices=sorted(JUDGES), default=sorted(JUDGES))
-    parser.add_argument("--trees", type=int, default=8)
-    parser.add_argument("--turns", type=int, default=10)
+    parser.add_argument("--workload", nargs="*", choices=sorted(JUDGES), default=sorted(JUDGES))
+    parser.add_argument("--trees", type=int, default=8, help="all played at the same time (default: 8)")
+    parser.add_argument("--turns", type=int, default=10, help="default: 10")
+    parser.add_argument("--no-peers", action="store_true", help="leave out Llama, one call at a time")
+    parser.add_argument("--xllamacpp", metavar="PYTHON", help="an interpreter that has xllamacpp, to compare B with")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="where to draw growth with sequences, as SVG")
     return asyncio.run(run(parser.parse_args()))
 
 

@@ -76,10 +76,10 @@ class LlamaConfig(ModelSettings):
         16, ge=1, le=64, description="Sequences decoded together, a number.", json_schema_extra=_OPERATIONAL
     )
     batch: int = Field(
-        0,
-        ge=0,
+        512,
+        ge=64,
         le=8192,
-        description="Tokens read in one step, a number; 0 takes 128, or 512 with a GPU.",
+        description="Most tokens decoded in one step, a number.",
         json_schema_extra=_OPERATIONAL,
     )
     host_cache_mb: int | None = Field(
@@ -131,7 +131,7 @@ class LlamaConfig(ModelSettings):
             "host_cache_mb": _host_cache_mb() if self.host_cache_mb is None else self.host_cache_mb,
             "parallel": self.parallel,
             "sequences": min(_SEQUENCE_IDS, max(64, 4 * self.parallel)),
-            "batch": max(self.batch or (512 if self.gpu_layers else 128), self.parallel),
+            "batch": self.batch,
             "threads": self.threads or _cores(),
             "gpu_layers": self.gpu_layers,
         }

@@ -26,7 +26,7 @@ from agents.models.protocol import ModelFailure, Sampling
 
 api: Any = native
 
-OUTPUTS = 128
+OUTPUTS = 256
 """Most tokens of a batch whose logits are asked for; bounds the memory that logits take."""
 PENALTY_WINDOW = 64
 """Tokens that the penalties look back on, the prompt's end included, as llama.cpp's own programs have it."""

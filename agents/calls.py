@@ -24,6 +24,7 @@ from agents.models.protocol import (
     Model,
     ModelFailure,
     OnDelta,
+    Prepared,
     ReplyScore,
     ScoreAnswer,
     ScoreRequest,
@@ -195,12 +196,11 @@ class Calls:
         seat = self.seats[name]
         if asking.repeat:
             asked["repeat"] = asking.repeat
-        try:
-            async with asyncio.timeout(seat.deadline_s):
-                prepared = await seat.model.prepare(messages)
-        except (ModelFailure, TimeoutError) as error:
+        preparing = await with_retries(lambda _: _prepared(seat, messages), seat.retries, seed=0)
+        if (prepared := preparing.answer) is None:
+            assert preparing.failure is not None
             unasked = id_of_call(seat.model_id, kind, messages_digest(messages), asked)
-            raise await self._failed(asking, unasked, as_failure(error, seat.deadline_s), ()) from error
+            raise await self._failed(asking, unasked, preparing.failure, preparing.attempts)
         call_id = id_of_call(seat.model_id, kind, prepared.digest, asked)
         while (running := self._in_flight.get(call_id)) is not None:
             await asyncio.shield(running)
@@ -272,6 +272,15 @@ class Calls:
         tried = tuple(a.as_dict() for a in attempts)
         await self._kept(self._log.keep_failure(CallFailure(*place, failure.kind, failure.message, tried)))
         return CallFailed(failure.kind, failure.message)
+
+
+async def _prepared(seat: Seat, messages: tuple[Message, ...]) -> Prepared:
+    """The prompt as the model reads it. The process that tokenises may die as any other."""
+    try:
+        async with asyncio.timeout(seat.deadline_s):
+            return await seat.model.prepare(messages)
+    except TimeoutError as error:
+        raise as_failure(error, seat.deadline_s) from error
 
 
 def id_of_call(model_id: str, kind: str, prompt_digest: str, asked: Mapping[str, object]) -> str:

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
+from zlib import crc32
 
 from agents.models.protocol import (
     ChatAnswer,
@@ -196,7 +197,8 @@ class Calls:
         seat = self.seats[name]
         if asking.repeat:
             asked["repeat"] = asking.repeat
-        preparing = await with_retries(lambda _: _prepared(seat, messages), seat.retries, seed=0)
+        spread = crc32(asking.node_id.encode())
+        preparing = await with_retries(lambda _: _prepared(seat, messages), seat.retries, seed=spread)
         if (prepared := preparing.answer) is None:
             assert preparing.failure is not None
             unasked = id_of_call(seat.model_id, kind, messages_digest(messages), asked)

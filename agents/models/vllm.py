@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import secrets
 import shutil
 import sys
@@ -61,6 +62,7 @@ KEPT_TEXTS = 4096
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """The ranks of adapters that vLLM makes room for."""
 _OURS = ("--api-key", "--host", "--port", "--model", "--served-model-name")
+_NO_VLLM = re.compile(r"No module named '?vllm\b|while finding module specification for 'vllm")
 _OPERATIONAL: dict[str, JsonValue] = {"operational": True}
 
 Told = TypeVar("Told")
@@ -535,7 +537,7 @@ class VllmModel:
     def _setup_failure(self, failure: ModelFailure, process: ServerProcess) -> ModelFailure:
         """A server that fails while it starts fails the set-up, whatever the kind; its last words say why."""
         words = failure.message
-        if "No module named" in process.log and "'vllm" in process.log.replace("named vllm", "named 'vllm"):
+        if _NO_VLLM.search(process.last_words):
             words = f"{self.config.python} has no vllm: {INSTALL}"
         elif process.last_words:
             words = f"{words}\n{process.last_words}"

@@ -13,10 +13,11 @@ import os
 import signal
 import socket
 import sys
-from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import BinaryIO
 
 from agents.models import vllm_supervisor
 from agents.models.llama_process import printable
@@ -27,7 +28,8 @@ HOST = "127.0.0.1"
 POLL_S = 0.1
 NOTICE_S = 2.0
 """How long after a broken connection the death of the server may take to be noticed."""
-KEPT_LINES = 60
+KEPT_BYTES = 16384
+"""Of the log's end, how much is looked at."""
 QUOTED_LINES = 12
 GRACE_S = vllm_supervisor.GRACE_S + 5.0
 
@@ -35,23 +37,25 @@ GRACE_S = vllm_supervisor.GRACE_S + 5.0
 class ServerProcess:
     """One server, from its start to its end. Made by `spawn`."""
 
-    def __init__(self, supervisor: asyncio.subprocess.Process, group: int) -> None:
+    def __init__(self, supervisor: asyncio.subprocess.Process, group: int, log: BinaryIO) -> None:
         self._supervisor = supervisor
         self.pid = group
         """The server's own process id, and that of its group."""
-        self._lines: deque[str] = deque(maxlen=KEPT_LINES)
+        self._log = log
         self._stopping = False
         self._watch = asyncio.create_task(self._follow(), name=f"model server {group}")
 
     @classmethod
     async def spawn(cls, command: Sequence[str], environment: Mapping[str, str]) -> ServerProcess:
         """Start a command under a supervisor. Raises ModelFailure("setup") if it cannot even begin."""
+        # A file, since a pipe would stay open as long as anything that outlived the server.
+        log: BinaryIO = TemporaryFile()  # noqa: SIM115 - closed with the last of those who write to it
         supervisor = await asyncio.create_subprocess_exec(
             *(sys.executable, "-E", "-P", vllm_supervisor.__file__),
             *command,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
+            stderr=log,
             env=dict(environment),
             # Ctrl-C reaches the whole process group of a terminal; ending this one is the program's business.
             start_new_session=True,
@@ -65,10 +69,10 @@ class ServerProcess:
             supervisor.stdin.close()
             raise
         if not said.strip():
-            _, words = await supervisor.communicate()
-            last = printable(words.strip().rpartition(b"\n")[2])
-            raise ModelFailure("setup", f"the command {command[0]!r} cannot be started: {last}")
-        return cls(supervisor, int(said))
+            await supervisor.wait()
+            said_why = "".join(_last_lines(log, 1))
+            raise ModelFailure("setup", f"the command {command[0]!r} cannot be started: {said_why}")
+        return cls(supervisor, int(said), log)
 
     @property
     def alive(self) -> bool:
@@ -77,12 +81,7 @@ class ServerProcess:
     @property
     def last_words(self) -> str:
         """The end of its log, for error messages."""
-        return "\n".join(list(self._lines)[-QUOTED_LINES:])
-
-    @property
-    def log(self) -> str:
-        """All that is remembered of its log."""
-        return "\n".join(self._lines)
+        return "\n".join(_last_lines(self._log, QUOTED_LINES))
 
     async def healthy(self, http: Http, timeout_s: float) -> None:
         """Wait until it answers. Raises ModelFailure("setup") if it ends before, or takes too long."""
@@ -143,24 +142,19 @@ class ServerProcess:
             os.killpg(self.pid, signal.SIGKILL)
 
     async def _follow(self) -> None:
-        reading = asyncio.create_task(self._read_log())
         assert self._supervisor.stdout is not None
-        try:
-            # Only the supervisor holds this pipe, while anything that outlived it would hold the log's.
-            said = await self._supervisor.stdout.read()
-            if vllm_supervisor.SWEPT.encode() not in said:
-                self._kill_group()
-        finally:
-            await self._supervisor.wait()
-            await reading
+        # Only the supervisor holds this pipe: its end is the supervisor's.
+        said = await self._supervisor.stdout.read()
+        if vllm_supervisor.SWEPT.encode() not in said:
+            self._kill_group()
+        await self._supervisor.wait()
 
-    async def _read_log(self) -> None:
-        assert self._supervisor.stderr is not None
-        rest = b""
-        while chunk := await self._supervisor.stderr.read(65536):
-            *lines, rest = (rest + chunk).split(b"\n")
-            self._lines.extend(printable(line) for line in lines if line.strip())
-            rest = rest[-4096:]
+
+def _last_lines(log: BinaryIO, most: int) -> list[str]:
+    size = os.fstat(log.fileno()).st_size
+    # Without moving the offset, which is also where the server writes.
+    end = os.pread(log.fileno(), KEPT_BYTES, max(0, size - KEPT_BYTES))
+    return [printable(line) for line in end.splitlines() if line.strip()][-most:]
 
 
 def free_port() -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
 import signal
@@ -115,7 +116,7 @@ class Server:
         model = str(body["model"])
         choice: dict[str, Any] = {"index": index, "text": f"{model}: {len(prompt)} tokens", "finish_reason": "stop"}
         if body.get("prompt_logprobs") is not None:
-            pairs = zip(prompt, prompt[1:], strict=False)
+            pairs = itertools.pairwise(prompt)
             choice["prompt_logprobs"] = [None, *({str(b): {"logprob": logprob(model, a, b)}} for a, b in pairs)]
         if wanted := body.get("logprob_token_ids"):
             top = {f"token_id:{token}": logprob(model, prompt[-1], token) for token in wanted}

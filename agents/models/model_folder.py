@@ -9,6 +9,7 @@ Invariant: two folders with the same digest are served as the same model.
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from trees.ids import digest_of
 
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 _OTHERS = (".json", ".jinja", ".model", ".txt", ".tiktoken", ".py")
+_HEADER = struct.Struct("<Q")
+"""A safetensors file begins with the length of its header, which is JSON."""
 _FETCHED = ["*.safetensors", *(f"*{suffix}" for suffix in _OTHERS)]
 
 
@@ -44,6 +47,8 @@ class AdapterFolder:
     path: Path
     digest: str
     rank: int
+    modules: tuple[str, ...]
+    """The last names of the layers that it adapts, such as q_proj."""
 
 
 def read_model(model: str) -> ModelFolder:
@@ -67,7 +72,18 @@ def read_adapter(path: str) -> AdapterFolder:
     rank = config.get("r")
     if not isinstance(rank, int) or rank < 1:
         raise ModelFailure("setup", f"{path!r} is no LoRA adapter: `r` in adapter_config.json is {rank!r}")
-    return AdapterFolder(folder.resolve(), _digest(folder), rank)
+    return AdapterFolder(folder.resolve(), _digest(folder), rank, _modules(folder / "adapter_model.safetensors"))
+
+
+def _modules(weights: Path) -> tuple[str, ...]:
+    """Read off the names of the weights, since the configuration may hold a pattern instead of names."""
+    try:
+        with weights.open("rb") as stream:
+            (length,) = _HEADER.unpack(stream.read(_HEADER.size))
+            names = json.loads(stream.read(length))
+    except (OSError, ValueError, struct.error) as error:
+        raise ModelFailure("setup", f"the adapter's weights {str(weights)!r} cannot be read: {error}") from error
+    return tuple(sorted({name.partition(".lora_")[0].rpartition(".")[2] for name in names if ".lora_" in name}))
 
 
 def _fetched(name: str) -> Path:

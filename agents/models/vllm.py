@@ -197,6 +197,8 @@ class VllmModel:
         self._by_hand: Http | None = None
         """The way to a server that was started by hand."""
         self._restarts = Restarts(f"the vLLM server of model {name!r}", config.max_restarts)
+        self._ending = asyncio.Lock()
+        """Held while a server ends: two at once do not fit a GPU."""
         self._known: OrderedDict[str, array[int]] = OrderedDict()
         self._open = False
 
@@ -223,7 +225,8 @@ class VllmModel:
         self._folder = await asyncio.to_thread(read_model, config.model)
         self._adapter = await asyncio.to_thread(read_adapter, config.adapter) if config.adapter else None
         self._parts = PartsReader(self._folder.template, self._folder.specials)
-        self._identity = None
+        if self._serving is None:
+            self._identity = None
         self._open = True
         try:
             await self._check()
@@ -419,6 +422,8 @@ class VllmModel:
     async def _begin(self, ended: asyncio.Task[Serving] | None) -> Serving:
         if ended is not None and not ended.cancelled() and ended.exception() is None and self.config.endpoint is None:
             await ended.result().end()
+        async with self._ending:
+            pass
         return await (self._start() if self.config.endpoint is None else self._connect(self.config.endpoint))
 
     async def _end(self) -> None:
@@ -428,7 +433,8 @@ class VllmModel:
         beginning.cancel()
         [result] = await asyncio.gather(beginning, return_exceptions=True)
         if isinstance(result, Serving):
-            await result.end()
+            async with self._ending:
+                await result.end()
 
     def _forget(self, serving: Serving) -> None:
         """Let the next request find out anew what is served: a server that came back has no adapter."""
@@ -474,6 +480,8 @@ class VllmModel:
             words += ["--gpu-memory-utilization", str(config.memory_share)]
         if self._adapter is not None:
             words += ["--enable-lora", "--max-lora-rank", str(_room_for(self._adapter))]
+            # Room for the output layer's adapter, which vLLM makes unasked, ends its engine where prompts are scored.
+            words += ["--lora-target-modules", *self._adapter.modules]
         return [*words, *config.extra_args]
 
     @property
@@ -562,6 +570,10 @@ def _broke(failure: ModelFailure) -> bool:
 
 
 def _room_for(adapter: AdapterFolder) -> int:
+    if "lm_head" in adapter.modules:
+        raise ModelFailure(
+            "setup", "vLLM scores nothing with an adapter of the output layer: train one without lm_head"
+        )
     room = next((rank for rank in _RANKS if rank >= adapter.rank), None)
     if room is None:
         raise ModelFailure("setup", f"vLLM serves adapters of rank {_RANKS[-1]} at most, this one has {adapter.rank}")

@@ -57,13 +57,25 @@ def adapter(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def model(folder: Path, adapter: Path) -> AsyncIterator[VllmModel]:
-    """The base, on a server that has room for an adapter."""
-    room = ["--enforce-eager", "--enable-lora", "--max-lora-rank", "8"]
-    opened = VllmModel("base", real_config(folder, extra_args=room))
+async def adapted(folder: Path, adapter: Path) -> AsyncIterator[VllmModel]:
+    """A server started here, with the adapter."""
+    opened = VllmModel("adapted", real_config(folder, adapter=str(adapter)))
     await opened.open()
     yield opened
     await opened.close()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def model(folder: Path, adapted: VllmModel) -> AsyncIterator[VllmModel]:
+    """The base model, asked of the same server as of one that was started by hand."""
+    assert adapted._serving is not None
+    http = adapted._serving.result().http
+    os.environ["VLLM_TEST_KEY"] = http._key
+    opened = VllmModel("base", real_config(folder, endpoint=http.endpoints[0].url, api_key_env="VLLM_TEST_KEY"))
+    await opened.open()
+    yield opened
+    await opened.close()
+    del os.environ["VLLM_TEST_KEY"]
 
 
 async def test_a_stream_of_deltas_is_the_answer(model: VllmModel) -> None:
@@ -121,43 +133,37 @@ async def test_a_prompt_that_does_not_fit_is_too_long(model: VllmModel) -> None:
 
 
 async def test_an_adapter_is_served_by_its_digest_and_answers_differently(
-    model: VllmModel, folder: Path, adapter: Path
+    model: VllmModel, adapted: VllmModel, folder: Path, adapter: Path
 ) -> None:
-    assert model._serving is not None
-    serving = model._serving.result()
-    os.environ["VLLM_TEST_KEY"] = serving.http._key
-    by_hand: dict[str, Any] = {"endpoint": serving.http.endpoints[0].url, "api_key_env": "VLLM_TEST_KEY"}
-    adapted = VllmModel("adapted", real_config(folder, adapter=str(adapter), **by_hand))
-    try:
-        await adapted.open()
-        one = await adapted.score(ScoreRequest(MESSAGES, REPLIES))
-        other = await model.score(ScoreRequest(MESSAGES, REPLIES))
-    finally:
-        await adapted.close()
-        del os.environ["VLLM_TEST_KEY"]
+    one = await adapted.score(ScoreRequest(MESSAGES, REPLIES))
+    other = await model.score(ScoreRequest(MESSAGES, REPLIES))
     assert adapted.identity.adapter is not None
     assert adapted.identity.model == model.identity.model
     assert [s.tokens for s in one.scores] == [s.tokens for s in other.scores]
-    assert all(abs(a.logprob - b.logprob) > NEAR for a, b in zip(one.scores, other.scores, strict=True))
+    assert all(abs(a.logprob - b.logprob) > NEAR * a.tokens for a, b in zip(one.scores, other.scores, strict=True))
     for score, (logprob, tokens) in zip(one.scores, by_transformers(folder, REPLIES, adapter), strict=True):
         assert abs(score.logprob - logprob) / tokens < NEAR
 
 
-async def test_a_killed_server_is_started_again_and_leaves_nothing_behind(model: VllmModel) -> None:
-    assert model.pid is not None
-    server = psutil.Process(model.pid)
-    processes = [server, *server.children(recursive=True)]
+async def test_a_killed_server_is_started_again_and_leaves_nothing_behind(adapted: VllmModel) -> None:
+    processes = processes_of(adapted)
     assert len(processes) > 1, "vLLM's engine is a process of its own"
-    os.kill(server.pid, signal.SIGKILL)
+    processes[0].send_signal(signal.SIGKILL)
     with pytest.raises(ModelFailure) as caught:
-        await model.chat(ChatRequest(MESSAGES, GREEDY))
+        await adapted.chat(ChatRequest(MESSAGES, GREEDY))
     assert caught.value.kind == "died"
     assert not psutil.wait_procs(processes, timeout=20)[1]
-    assert (await model.chat(ChatRequest(MESSAGES, GREEDY))).completions[0].text
-    started = psutil.Process(model.pid)
-    processes = [started, *started.children(recursive=True)]
-    await model.release()
+    assert (await adapted.chat(ChatRequest(MESSAGES, GREEDY))).completions[0].text
+    processes = processes_of(adapted)
+    await adapted.release()
     assert not any(process.is_running() for process in processes)
+
+
+def processes_of(model: VllmModel) -> list[psutil.Process]:
+    """The server's process first, then all that it has started."""
+    assert model.pid is not None
+    server = psutil.Process(model.pid)
+    return [server, *server.children(recursive=True)]
 
 
 def by_transformers(folder: Path, replies: tuple[str, ...], adapter: Path | None = None) -> list[tuple[float, int]]:

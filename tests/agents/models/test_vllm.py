@@ -201,6 +201,13 @@ async def test_an_adapter_is_loaded_once_under_its_digest(folder: Path, tmp_path
     assert answer.completions[0].text.startswith(f"{digest}:")
     argv = entries[0]["argv"]
     assert argv[argv.index("--max-lora-rank") + 1] == "16"
+    assert argv[argv.index("--lora-target-modules") + 1] == "q_proj"
+
+
+async def test_an_adapter_of_the_output_layer_is_refused(folder: Path, tmp_path: Path) -> None:
+    adapter = adapter_folder(tmp_path / "adapter", module="lm_head")
+    with pytest.raises(ModelFailure, match="without lm_head"):
+        await VllmModel("served", fake_config(folder, adapter=str(adapter))).open()
 
 
 async def test_a_server_started_by_hand_is_asked_and_left_as_it_was(folder: Path, tmp_path: Path) -> None:
@@ -326,10 +333,12 @@ async def test_an_adapter_is_there_again_after_a_restart(folder: Path, tmp_path:
 async def test_a_released_model_is_gone_until_it_is_asked(folder: Path) -> None:
     async with opened(folder, max_restarts=0) as model:
         first = model.pid
-        await model.release()
+        releasing = asyncio.create_task(model.release())
+        await until(lambda: model.pid is None)
+        assert (await model.chat(ask("Hi"))).completions[0].text
+        assert releasing.done(), "one server ends before the next begins"
         assert first is not None
         assert not psutil.pid_exists(first)
-        assert (await model.chat(ask("Hi"))).completions[0].text
         assert model.pid not in (None, first)
         await model.close()
         assert (await failure(model, "Hi")).kind == "setup"

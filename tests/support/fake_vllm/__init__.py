@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,11 @@ def model_folder(folder: Path, weights: bytes = b"weights") -> Path:
     return folder
 
 
-def adapter_folder(folder: Path, rank: int = 4) -> Path:
+def adapter_folder(folder: Path, rank: int = 4, module: str = "self_attn.q_proj") -> Path:
     folder.mkdir(parents=True)
     (folder / "adapter_config.json").write_text(json.dumps({"r": rank}))
-    (folder / "adapter_model.safetensors").write_bytes(b"adapter")
+    header = json.dumps({f"base_model.model.model.layers.0.{module}.lora_A.weight": {}}).encode()
+    (folder / "adapter_model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
     return folder
 
 

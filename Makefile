@@ -7,7 +7,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 EXTRAS ?= llama,autogen,train,dev
 LAYERS := agents simulation trees train tui
 
-.PHONY: demo test lint check format torture soak three-models benchmarks clean
+.PHONY: demo test test-vllm lint check format torture soak three-models benchmarks clean
 
 # Plays 6 personas x 3 turns x 3 responders and draws a tree. The same command twice shows the same run.
 demo: $(VENV)/.demo
@@ -42,6 +42,10 @@ soak: $(VENV)/.test
 three-models: $(VENV)/.test
 	$(BIN)/python -m pytest tests/simulation/test_three_models.py
 
+# A real vLLM for CPUs (3.5 GB), in an environment of its own, serving the embedded model de-quantised.
+test-vllm: $(VENV)/.test .venv-vllm/.made
+	$(BIN)/python -m pytest -m vllm tests/vllm
+
 benchmarks: $(VENV)/.test
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/store.py
@@ -59,9 +63,13 @@ $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -c constraints.txt -e '.[$(EXTRAS)]'
 	@touch $@ $(VENV)/.demo $(VENV)/.lint
 
+.venv-vllm/.made: tests/vllm/make_environment.py constraints.txt | $(BIN)/python
+	$(BIN)/python tests/vllm/make_environment.py .venv-vllm
+	@touch $@
+
 $(VENV)/.lint: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -c constraints.txt -e '.[dev]'
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .venv-vllm build *.egg-info .mypy_cache .ruff_cache .pytest_cache

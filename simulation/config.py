@@ -268,7 +268,7 @@ def _explain_one(error: dict[str, Any]) -> str:
     return f"{where}: {error['msg']} (it is {given!r:.80})"
 
 
-BACKENDS = frozenset({"llama", "openai", "scripted", "replay", "autogen"})
+BACKENDS = frozenset({"llama", "openai", "scripted", "replay", "autogen", "vllm"})
 
 
 def _known_keys(location: tuple[Any, ...]) -> list[str]:

@@ -7,5 +7,6 @@ from agents.models.llama import LlamaConfig
 from agents.models.openai import OpenAIConfig
 from agents.models.replay import ReplayConfig
 from agents.models.scripted import ScriptedConfig
+from agents.models.vllm import VllmConfig
 
-ModelConfig = LlamaConfig | OpenAIConfig | ScriptedConfig | ReplayConfig | AutogenConfig
+ModelConfig = LlamaConfig | OpenAIConfig | ScriptedConfig | ReplayConfig | AutogenConfig | VllmConfig

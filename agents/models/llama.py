@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -36,10 +35,10 @@ from agents.models.protocol import (
     ScoreRequest,
     Usage,
 )
+from agents.models.restarts import Restarts
 from agents.models.settings import ModelSettings
 from agents.models.weights import INSTALL, Weights, locate
 
-RESTART_WINDOW_S = 600.0
 SMALLEST_CACHE = 16384
 _SEQUENCE_IDS = 256
 """llama.cpp knows no more."""
@@ -145,7 +144,7 @@ class LlamaModel:
         self.config = config
         self._identity: ModelIdentity | None = None
         self._worker: asyncio.Task[WorkerProcess] | None = None
-        self._restarts: deque[float] = deque()
+        self._restarts = Restarts(f"the llama worker of model {name!r}", config.max_restarts)
         self._open = False
 
     @property
@@ -244,25 +243,11 @@ class LlamaModel:
         if not self._open:
             raise ModelFailure("setup", f"the model {self.name!r} is not open")
         if self._worker is None or (self._worker.done() and self._running() is None):
-            restart = self._worker is not None
-            if restart:
-                self._count_restart()
+            if self._worker is not None:
+                self._restarts.count(asyncio.get_running_loop().time())
             self._worker = asyncio.create_task(self._start(), name=f"start of model {self.name}")
             self._worker.add_done_callback(_retrieve)
         return await asyncio.shield(self._worker)
-
-    def _count_restart(self) -> None:
-        now = asyncio.get_running_loop().time()
-        while self._restarts and self._restarts[0] <= now - RESTART_WINDOW_S:
-            self._restarts.popleft()
-        if len(self._restarts) >= self.config.max_restarts:
-            raise ModelFailure(
-                "setup",
-                f"the llama worker of model {self.name!r} ended again after {len(self._restarts)} restarts "
-                f"within {RESTART_WINDOW_S / 60:.0f} minutes: see the failures before this one, "
-                "or raise `max_restarts`",
-            )
-        self._restarts.append(now)
 
     async def _start(self) -> WorkerProcess:
         weights = await asyncio.to_thread(locate, self.config.path)

@@ -172,10 +172,10 @@ class WorkerProcess:
         rest = b""
         while chunk := await self._process.stderr.read(65536):
             *lines, rest = (rest + chunk[-65536:]).split(b"\n")
-            self._lines.extend(_printable(line) for line in lines if line.strip())
+            self._lines.extend(printable(line) for line in lines if line.strip())
             rest = rest[-4096:]
         if rest.strip():
-            self._lines.append(_printable(rest))
+            self._lines.append(printable(rest))
 
     def _obituary(self, status: int) -> ModelFailure:
         if self._closing:
@@ -197,7 +197,7 @@ def _environment() -> dict[str, str]:
     return {**defaults, **os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
-def _printable(line: bytes) -> str:
-    """A line of native output as text that may go to a terminal."""
+def printable(line: bytes) -> str:
+    """A line of a child's output as text that may go to a terminal."""
     text = line.decode("utf-8", "replace")
     return "".join(character if character.isprintable() else " " for character in text)[:500]

@@ -21,6 +21,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from agents.models.choices import answer_seed, chosen
 from agents.models.llama_native import Context, Sampler, Vocab
 from agents.models.llama_prompts import Prompt
 from agents.models.llama_text import AnswerText
@@ -32,7 +33,6 @@ from agents.models.protocol import (
     ScoreAnswer,
     Usage,
 )
-from trees.ids import digest_of
 
 OnDelta = Callable[[int, str], None]
 
@@ -170,14 +170,6 @@ class AnswerBranch(Branch):
             self._sampler = None
 
 
-def answer_seed(seed: int, index: int) -> int:
-    """The request's own seed for the first answer, 31 bits of H("answer", seed, index) for the others.
-
-    So the first of n answers is drawn as a single one would be.
-    """
-    return seed if index == 0 else int(digest_of("answer", seed, index)[:8], 16) & 0x7FFF_FFFF
-
-
 class ScoreTask(Task):
     """The log-probability of each reply after one prompt. What replies have in common is read once."""
 
@@ -210,30 +202,10 @@ class ChoiceTask(ScoreTask):
         self._request = request
 
     def answer(self) -> ChatAnswer:
-        request, scores = self._request, self.scores()
-        total = _log_sum([score.logprob for score in scores])
-        logprobs = {choice: score.logprob - total for choice, score in zip(request.choices, scores, strict=True)}
-        drawn = [
-            draw_choice(logprobs, request.sampling.temperature, answer_seed(request.seed or 0, index))
-            for index in range(request.n)
-        ]
-        lengths = {choice: score.tokens for choice, score in zip(request.choices, scores, strict=True)}
-        completions = tuple(Completion(choice, choice_logprobs=logprobs) for choice in drawn)
-        return ChatAnswer(completions, self.usage(sum(lengths[choice] for choice in drawn)))
-
-
-def draw_choice(logprobs: Mapping[str, float], temperature: float, seed: int) -> str:
-    """The most probable choice at temperature 0 (the first of equals), else one drawn by the seed."""
-    best = max(logprobs, key=lambda choice: logprobs[choice])
-    if temperature <= 0:
-        return best
-    weights = {choice: math.exp((value - logprobs[best]) / temperature) for choice, value in logprobs.items()}
-    point = int(digest_of("choice", seed)[:13], 16) / 16**13 * math.fsum(weights.values())
-    for choice, weight in weights.items():
-        point -= weight
-        if point < 0:
-            return choice
-    return best
+        scores = self.scores()
+        completions = chosen(self._request, [score.logprob for score in scores])
+        lengths = {choice: score.tokens for choice, score in zip(self._request.choices, scores, strict=True)}
+        return ChatAnswer(completions, self.usage(sum(lengths[completion.text] for completion in completions)))
 
 
 class ScoredPath(Branch):
@@ -275,8 +247,3 @@ def _paths(prompt: int, replies: Sequence[Sequence[int]]) -> dict[tuple[int, ...
         for offset, token in enumerate(replies[index]):
             wanted[prompt - 1 + offset].append((index, token))
     return paths
-
-
-def _log_sum(values: Sequence[float]) -> float:
-    top = max(values)
-    return top + math.log(math.fsum(math.exp(value - top) for value in values))

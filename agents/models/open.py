@@ -10,6 +10,7 @@ from agents.models.openai import OpenAIConfig, OpenAIModel
 from agents.models.protocol import Model
 from agents.models.replay import ReplayConfig, ReplayModel
 from agents.models.scripted import ScriptedModel
+from agents.models.vllm import VllmConfig, VllmModel
 from agents.retries import RetryPolicy
 
 
@@ -24,6 +25,8 @@ def open_model(name: str, config: ModelConfig) -> Model:
             return ReplayModel(name, config)
         case AutogenConfig():
             return AutogenModel(name, config)
+        case VllmConfig():
+            return VllmModel(name, config)
         case _:
             return ScriptedModel(name, config)
 

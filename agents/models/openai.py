@@ -1,41 +1,23 @@
 """Any OpenAI-compatible server as a model: vLLM, llama.cpp's server, hosted ones; several endpoints balanced.
 
-One HTTP session with kept-alive connections, no SDK: a call costs a fraction of a millisecond of CPU. What
-the server can do is asked when the model is opened, with a request for one token, and never assumed.
+What the server can do is asked when the model is opened, with a request for one token, and never assumed.
 
-Invariant: nothing is asked twice here (an endpoint that failed is avoided for a while, so the retry goes to
-another), nothing is read without a bound, cancelling closes the connection, and the key is in no message,
-value or log.
+Invariant: a request's own fields come from the request alone; the key is read from the environment when the
+model is opened, and is nowhere else.
 """
 
 from __future__ import annotations
 
-import asyncio
-import json
 import os
-import re
-import time
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-import aiohttp
 from pydantic import ConfigDict, Field, JsonValue, field_validator
 
-from agents.models.openai_wire import (
-    MAX_BYTES,
-    TOP_LOGPROBS,
-    AnswerReader,
-    Dialect,
-    EventParser,
-    chat_body,
-    failure_of,
-    parse_json,
-)
+from agents.models.openai_http import Endpoint, Http, read_bounded
+from agents.models.openai_wire import TOP_LOGPROBS, AnswerReader, Dialect, chat_body, parse_json
 from agents.models.protocol import (
     Capabilities,
     ChatAnswer,
@@ -56,12 +38,6 @@ from agents.models.settings import ModelSettings
 from trees.ids import digest_of
 
 OPERATIONAL: dict[str, JsonValue] = {"operational": True}
-AVOID_S = 5.0
-"""Seconds for which an endpoint that failed is asked only if all others failed too."""
-CONNECT_S = 10.0
-DRAIN_S = 1.0
-"""Seconds for which the end of a stream is awaited after its last event, to keep the connection."""
-MAX_ERROR_BYTES = 64 * 1024
 _OURS = frozenset({"model", "messages", "n", "seed", "stream", "stream_options", *Sampling.__slots__})
 """Request fields that the request itself decides."""
 
@@ -119,21 +95,6 @@ class OpenAIConfig(ModelSettings):
         return extra
 
 
-@dataclass(slots=True)
-class Endpoint:
-    """One base URL, with how busy and how well it is."""
-
-    url: str
-    in_flight: int = 0
-    avoided_until: float = 0.0
-    """On the monotonic clock."""
-
-
-def least_busy(endpoints: Sequence[Endpoint], now: float) -> Endpoint:
-    """The endpoint to ask next: one that is not avoided, with the fewest calls in flight."""
-    return min(endpoints, key=lambda e: (e.avoided_until if e.avoided_until > now else 0.0, e.in_flight))
-
-
 @dataclass(frozen=True, slots=True)
 class Abilities:
     """What a request for one token found out about the server."""
@@ -151,9 +112,7 @@ class OpenAIModel:
     def __init__(self, name: str, config: OpenAIConfig) -> None:
         self.name = name
         self._config = config
-        self._endpoints = [Endpoint(url) for url in config.endpoints]
-        self._session: aiohttp.ClientSession | None = None
-        self._key = ""
+        self._http = Http(config.endpoints)
         self._dialect: Dialect | None = None if config.dialect == "auto" else config.dialect
         self._dialect_known = config.dialect != "auto"
         self._abilities = Abilities()
@@ -173,15 +132,7 @@ class OpenAIModel:
 
     async def open(self) -> None:
         """Connect, find the model, ask what the server can do."""
-        self._key = _key_from(self._config.api_key_env)
-        headers = {"Accept-Encoding": "identity", "Content-Type": "application/json"}
-        if self._key:
-            headers["Authorization"] = f"Bearer {self._key}"
-        self._session = aiohttp.ClientSession(
-            headers=headers,
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S),
-        )
+        self._http.open(key_from(self._config.api_key_env))
         try:
             await self._find_model()
             self._abilities = await self._probe()
@@ -204,26 +155,17 @@ class OpenAIModel:
             return await self._chat_one_by_one(request, on_delta)
         reader = AnswerReader(request, on_delta)
         body = self._body(request, stream=self._config.stream)
-        async with self._posted("/chat/completions", body) as response:
-            streamed = response.content_type == "text/event-stream"
-            if streamed:
-                await _read_stream(response, reader)
-            else:
-                reader.take_whole(await _read_bounded(response))
-            return reader.answer(streamed=streamed)
+        return await self._http.answer("/chat/completions", body, reader)
 
     async def score(self, request: ScoreRequest) -> ScoreAnswer:
         raise ModelFailure("unsupported", "an OpenAI-compatible server does not score given replies")
 
     async def embed(self, texts: Sequence[str]) -> EmbedAnswer:
-        async with self._posted("/embeddings", {"model": self._config.model, "input": list(texts)}) as response:
-            body = parse_json(await _read_bounded(response))
+        body = await self._http.ask("/embeddings", {"model": self._config.model, "input": list(texts)})
         return EmbedAnswer(_vectors(body, len(texts)))
 
     async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        await self._http.close()
 
     # ---- asking
 
@@ -257,59 +199,12 @@ class OpenAIModel:
             ),
         )
 
-    @asynccontextmanager
-    async def _posted(self, path: str, body: Mapping[str, object]) -> AsyncIterator[aiohttp.ClientResponse]:
-        endpoint = least_busy(self._endpoints, time.monotonic())
-        async with self._response(endpoint, "POST", path, json.dumps(body).encode("ascii")) as response:
-            yield response
-
-    @asynccontextmanager
-    async def _response(
-        self,
-        endpoint: Endpoint,
-        method: str,
-        path: str,
-        data: bytes | None = None,
-        *,
-        may_lack: bool = False,
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """A response with status 2xx, or 404 where the path may be lacking. What goes wrong here or in the
-        body is a ModelFailure without the key.
-        """
-        if self._session is None:
-            raise RuntimeError(f"model {self.name!r} is not open")
-        endpoint.in_flight += 1
-        try:
-            async with self._session.request(method, endpoint.url + path, data=data, allow_redirects=False) as response:
-                if not (200 <= response.status < 300 or (may_lack and response.status == 404)):
-                    raise await _failure_response(response)
-                yield response
-        except (aiohttp.ClientError, OSError) as error:
-            # asyncio's own TimeoutError is an OSError too: the socket's, since no other timeout runs in here.
-            what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            raise self._blamed(endpoint, ModelFailure("unavailable", what)) from error
-        except ModelFailure as failure:
-            raise self._blamed(endpoint, failure) from failure.__cause__
-        finally:
-            endpoint.in_flight -= 1
-
-    def _blamed(self, endpoint: Endpoint, failure: ModelFailure) -> ModelFailure:
-        """The failure with its endpoint named and the key struck out; the endpoint is avoided if it is to
-        blame.
-        """
-        if failure.kind in ("unavailable", "rate_limited"):
-            endpoint.avoided_until = time.monotonic() + max(AVOID_S, failure.retry_after_s or 0.0)
-        message = f"{endpoint.url}: {failure.message}"
-        if self._key:
-            message = _struck_out(message, self._key)
-        return ModelFailure(failure.kind, message, retry_after_s=failure.retry_after_s)
-
     # ---- opening
 
     async def _find_model(self) -> None:
         """Ask the endpoints for their models until one answers; that one must offer ours, if it lists any."""
         failures = []
-        for endpoint in self._endpoints:
+        for endpoint in self._http.endpoints:
             try:
                 offered, server = await self._offered(endpoint)
             except ModelFailure as failure:
@@ -329,11 +224,11 @@ class OpenAIModel:
 
     async def _offered(self, endpoint: Endpoint) -> tuple[list[Mapping[str, Any]], str]:
         """The models that an endpoint lists, none if it has no list, and its server header."""
-        async with self._response(endpoint, "GET", "/models", may_lack=True) as response:
+        async with self._http.response(endpoint, "GET", "/models", may_lack=True) as response:
             server = response.headers.get("Server", "")
             if response.status == 404:
                 return [], server
-            body = parse_json(await _read_bounded(response))
+            body = parse_json(await read_bounded(response))
         data = body.get("data")
         return [model for model in data if isinstance(model, dict)] if isinstance(data, list) else [], server
 
@@ -368,8 +263,7 @@ class OpenAIModel:
         body = chat_body(request, self._config.model, self._resolved, stream=False, limit_field=limit_field)
         if logprobs:
             body |= {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
-        async with self._posted("/chat/completions", body | self._config.extra_body) as response:
-            choices = parse_json(await _read_bounded(response)).get("choices")
+        choices = (await self._http.ask("/chat/completions", body | self._config.extra_body)).get("choices")
         if not isinstance(choices, list) or not choices:
             raise ModelFailure("bad_answer", "the server answers a chat request without choices")
         given = choices[0].get("logprobs") if isinstance(choices[0], dict) else None
@@ -377,7 +271,7 @@ class OpenAIModel:
         return Abilities(has_logprobs, several=len(choices) == 2, limit_field=limit_field)
 
 
-def _key_from(variable: str | None) -> str:
+def key_from(variable: str | None) -> str:
     """The key in an environment variable; empty if none is named."""
     if variable is None:
         return ""
@@ -389,13 +283,6 @@ def _key_from(variable: str | None) -> str:
     return key
 
 
-def _struck_out(message: str, key: str) -> str:
-    """The message without the key, and without a beginning of it that was left when the message was cut."""
-    for length in range(len(key), min(len(key), 8) - 1, -1):
-        message = message.replace(key[:length], "[key]")
-    return message
-
-
 def _shifted(on_delta: OnDelta, index: int) -> OnDelta:
     return lambda _, text: on_delta(index, text)
 
@@ -403,65 +290,6 @@ def _shifted(on_delta: OnDelta, index: int) -> OnDelta:
 def _sum_if_known(counts: Sequence[int | None]) -> int | None:
     known = [count for count in counts if count is not None]
     return sum(known) if len(known) == len(counts) else None
-
-
-async def _read_bounded(response: aiohttp.ClientResponse, limit: int = MAX_BYTES) -> bytes:
-    """The body, or a failure as soon as it is longer than the limit."""
-    pieces = []
-    size = 0
-    async for piece in response.content.iter_any():
-        size += len(piece)
-        if size > limit:
-            raise ModelFailure("bad_answer", f"the server's answer is longer than {limit} bytes")
-        pieces.append(piece)
-    return b"".join(pieces)
-
-
-async def _read_stream(response: aiohttp.ClientResponse, reader: AnswerReader) -> None:
-    parser = EventParser()
-    async for piece in response.content.iter_any():
-        for event in parser.feed(piece):
-            if event == b"[DONE]":
-                return await _drain(response)
-            reader.take_event(event)
-    for event in parser.finish():
-        if event == b"[DONE]":
-            return None
-        reader.take_event(event)
-    if not reader.finished:
-        raise ModelFailure("unavailable", "the stream was cut before the answer ended")
-    return None
-
-
-async def _drain(response: aiohttp.ClientResponse) -> None:
-    """Read to the end, so that the connection can be used again; the answer is complete whatever happens
-    here.
-    """
-    with suppress(TimeoutError, aiohttp.ClientError):
-        async with asyncio.timeout(DRAIN_S):
-            async for _ in response.content.iter_any():
-                pass
-
-
-async def _failure_response(response: aiohttp.ClientResponse) -> ModelFailure:
-    """The failure that a response other than 2xx stands for, whatever its body looks like."""
-    retry_after_s = retry_after(response.headers.get("Retry-After", ""), datetime.now(UTC))
-    try:
-        body: object = parse_json(await _read_bounded(response, MAX_ERROR_BYTES))
-    except ModelFailure as failure:
-        body = failure.message
-    return failure_of(response.status, body, retry_after_s)
-
-
-def retry_after(header: str, now: datetime) -> float | None:
-    """Seconds to wait by a Retry-After header (seconds or an HTTP date); None if it says nothing readable."""
-    if re.fullmatch(r"\d{1,9}(\.\d+)?", header.strip()):
-        return float(header)
-    try:
-        at = parsedate_to_datetime(header)
-    except ValueError:
-        return None
-    return max(0.0, (at.replace(tzinfo=at.tzinfo or UTC) - now).total_seconds())
 
 
 def _vectors(body: Mapping[str, Any], expected: int) -> tuple[tuple[float, ...], ...]:

@@ -27,7 +27,7 @@ from agents.models.protocol import (
     Sampling,
     Usage,
 )
-from agents.models.reasoning import ReasoningSplitter
+from agents.models.reasoning import OPEN, ReasoningSplitter
 
 Dialect = Literal["openai", "vllm", "llama.cpp"]
 
@@ -61,20 +61,31 @@ def chat_body(
     body: dict[str, object] = {
         "model": model,
         "messages": [{"role": m.role, "content": m.content} for m in request.messages],
-        **sampling_fields(request.sampling, dialect, limit_field),
+        **_fields(request, dialect, stream, limit_field),
     }
-    if request.seed is not None:
-        body["seed"] = request.seed
-    if request.n > 1:
-        body["n"] = request.n
-    if stream:
-        body["stream"] = True
-        body["stream_options"] = {"include_usage": True}
     if request.choices:
         body |= choices_fields(request.choices, dialect)
-    elif request.schema is not None:
-        body["response_format"] = _json_schema(json.loads(request.schema))
     return body
+
+
+def completion_body(request: ChatRequest, model: str, tokens: Sequence[int], *, stream: bool) -> dict[str, object]:
+    """The JSON of the same request to vLLM's completions, whose prompt is token ids; choices are not asked for."""
+    return {"model": model, "prompt": list(tokens), **_fields(request, "vllm", stream, "max_tokens")}
+
+
+def _fields(request: ChatRequest, dialect: Dialect, stream: bool, limit_field: str) -> dict[str, object]:
+    """What a request asks for beside its prompt."""
+    fields = sampling_fields(request.sampling, dialect, limit_field)
+    if request.seed is not None:
+        fields["seed"] = request.seed
+    if request.n > 1:
+        fields["n"] = request.n
+    if stream:
+        fields["stream"] = True
+        fields["stream_options"] = {"include_usage": True}
+    if request.schema is not None and not request.choices:
+        fields["response_format"] = _json_schema(json.loads(request.schema))
+    return fields
 
 
 def choices_fields(choices: Sequence[str], dialect: Dialect) -> dict[str, object]:
@@ -174,12 +185,16 @@ class _Draft:
 
 
 class AnswerReader:
-    """Reads one chat answer, whole or in chunks."""
+    """Reads one answer to a chat or a completion, whole or in chunks."""
 
-    def __init__(self, request: ChatRequest, on_delta: OnDelta | None = None) -> None:
+    def __init__(self, request: ChatRequest, on_delta: OnDelta | None = None, *, reasons: bool = False) -> None:
+        """`reasons`: the prompt itself already opened a <think> block."""
         self._request = request
         self._on_delta = on_delta
         self._drafts = [_Draft() for _ in range(request.n)]
+        if reasons:
+            for draft in self._drafts:
+                draft.content.feed(OPEN)
         self._started = time.perf_counter()
         self._first_token_s: float | None = None
         self._usage: Mapping[str, Any] = {}
@@ -216,7 +231,7 @@ class AnswerReader:
             raise ModelFailure("bad_answer", f"answer index {index!r} of {len(self._drafts)} answers")
         draft = self._drafts[index]
         said = _object(choice.get(part) or {}, part)
-        if content := _text(said.get("content")):
+        if content := _text(said.get("content")) or _text(choice.get("text")):
             self._grow(content)
             shown = draft.content.feed(content)
             if shown and self._on_delta is not None:

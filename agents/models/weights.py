@@ -47,7 +47,7 @@ def locate(path: str) -> Weights:
         file = Path(path).expanduser()
     try:
         parts = [_check(part, path) for part in _parts(file)]
-        digests = [_content_digest(part) for part in parts]
+        digests = [content_digest(part) for part in parts]
     except OSError as error:
         raise ModelFailure(
             "setup", f"the model file {path!r} cannot be read ({error.strerror}): check `path`"
@@ -106,7 +106,8 @@ def _check(part: Path, configured: str) -> Path:
     return part
 
 
-def _content_digest(file: Path) -> str:
+def content_digest(file: Path) -> str:
+    """SHA-256 over a file, remembered. Raises OSError."""
     stat = file.stat()
     key = digest_of("weights", str(file.resolve()), stat.st_size, stat.st_mtime_ns)
     note = _cache_directory() / key

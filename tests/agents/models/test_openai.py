@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from agents.models.openai import Endpoint, OpenAIConfig, OpenAIModel, least_busy, retry_after
+from agents.models.openai import OpenAIConfig, OpenAIModel
+from agents.models.openai_http import Endpoint, least_busy, retry_after
 from agents.models.openai_wire import (
     AnswerReader,
     EventParser,

@@ -132,13 +132,13 @@ class Scheduler:
 
     def figures(self) -> dict[str, float]:
         """Counters since the start and gauges of now; may be read from another thread."""
-        counts, steps = self._counts, max(self._counts.steps, 1)
+        counts = self._counts
         return {
             "prompt_read": counts.prompt_read,
             "prompt_reused": counts.prompt_reused,
             "tokens_out": counts.tokens_out,
             "steps": counts.steps,
-            "batch_fill": counts.rides / steps,
+            "rides": counts.rides,
             "decode_s": counts.decode_s,
             "running": len(self._riding),
             "waiting": len(self._waiting),

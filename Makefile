@@ -34,7 +34,7 @@ format: $(VENV)/.lint
 torture: $(VENV)/.test
 	$(BIN)/python benchmarks/torture.py
 
-# Mixed load on the embedded model with cancels and deadlines, for five minutes.
+# Mixed load on the embedded model with cancels, deadlines, two kills and a small cache, for twenty minutes.
 soak: $(VENV)/.test
 	$(BIN)/python benchmarks/soak.py
 

@@ -471,3 +471,26 @@ async def test_opening_can_be_cancelled() -> None:
             await slow.open()
     assert slow.pid is None
     assert psutil.Process().children() == before
+
+
+async def test_neither_sharing_nor_eviction_nor_batches_change_an_exact_model(exact: LlamaModel, f32: Path) -> None:
+    heads = [f"You are {name}, a {work}. " * 4 for name, work in [("Ann", "baker"), ("Bo", "diver"), ("Cy", "judge")]]
+    asked = [
+        ChatRequest((Message("system", head), Message("user", question)), Sampling(max_tokens=10, temperature=0))
+        for question in ("What did you do today?", "What worries you?", "Where do you live?")
+        for head in heads
+    ]
+    alone = [texts(await exact.chat(request)) for request in asked]
+    # A third of the cells that the prompts need: each beginning is pushed out and comes back.
+    small = LlamaConfig(path=str(f32), cache_type="f32", flash_attention=False, context=160, cells=160, batch=64)
+    model = LlamaModel("small", small)
+    await model.open()
+    try:
+        assert [texts(await model.chat(request)) for request in asked] == alone
+        assert [texts(answer) for answer in await asyncio.gather(*map(model.chat, asked))] == alone
+        figures = await model.figures()
+    finally:
+        await model.close()
+    assert figures["prompt_reused"] > figures["prompt_read"]
+    assert figures["host_bytes"] > 0
+    assert figures["cells_used"] <= figures["cells"]

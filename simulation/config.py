@@ -270,7 +270,7 @@ def _explain_one(error: dict[str, Any]) -> str:
     return f"{where}: {error['msg']} (it is {given!r:.80})"
 
 
-BACKENDS = frozenset({"llama", "openai", "scripted", "replay", "autogen", "vllm"})
+BACKENDS = frozenset({"llama", "openai", "scripted", "replay", "autogen", "vllm", "transformers"})
 
 
 def _known_keys(location: tuple[Any, ...]) -> list[str]:

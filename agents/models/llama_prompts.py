@@ -59,9 +59,9 @@ class PromptReader:
         specials = [SpecialText(text, not tokenizer.is_user_defined(token)) for token, text in tokenizer.specials]
         self._parts = PartsReader(template, specials)
 
-    def read(self, messages: Sequence[Message]) -> Prompt:
-        """Render and tokenise, ready for the assistant's answer. Raises ModelFailure("refused")."""
-        parts = self._parts.read(messages)
+    def read(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> Prompt:
+        """Render and tokenise; by default ready for the assistant's answer. Raises ModelFailure("refused")."""
+        parts = self._parts.read(messages, add_generation_prompt=add_generation_prompt)
         tokens = [token for part in parts.texts for token in self._tokenizer.tokenize(part, special=True)]
         if self._tokenizer.adds_bos and tokens[:1] != [self._tokenizer.bos]:
             tokens.insert(0, self._tokenizer.bos)

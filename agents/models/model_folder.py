@@ -53,15 +53,17 @@ class AdapterFolder:
 
 def read_model(model: str) -> ModelFolder:
     """A folder, or the name of a repository on the hub, fetched if need be. Blocks. Raises ModelFailure("setup")."""
-    folder = Path(model).expanduser()
-    if not folder.is_dir():
-        folder = _fetched(model)
+    folder = fetched(model)
     config = _json(folder / "config.json", f"{model!r} is not the folder of a model")
     tokenizer = _json(folder / "tokenizer_config.json", f"{model!r} has no tokenizer beside its weights")
     bos, eos = _token(tokenizer, "bos_token"), _token(tokenizer, "eos_token")
     template = ChatTemplate(_template(folder, tokenizer), bos=bos, eos=eos)
     return ModelFolder(
-        folder.resolve(), _digest(folder), _quantisation(config), template, _specials(folder, tokenizer, (bos, eos))
+        folder.resolve(),
+        folder_digest(folder),
+        _quantisation(config),
+        template,
+        _specials(folder, tokenizer, (bos, eos)),
     )
 
 
@@ -72,7 +74,7 @@ def read_adapter(path: str) -> AdapterFolder:
     rank = config.get("r")
     if not isinstance(rank, int) or rank < 1:
         raise ModelFailure("setup", f"{path!r} is no LoRA adapter: `r` in adapter_config.json is {rank!r}")
-    return AdapterFolder(folder.resolve(), _digest(folder), rank, _modules(folder / "adapter_model.safetensors"))
+    return AdapterFolder(folder.resolve(), folder_digest(folder), rank, _modules(folder / "adapter_model.safetensors"))
 
 
 def _modules(weights: Path) -> tuple[str, ...]:
@@ -86,7 +88,11 @@ def _modules(weights: Path) -> tuple[str, ...]:
     return tuple(sorted({name.partition(".lora_")[0].rpartition(".")[2] for name in names if ".lora_" in name}))
 
 
-def _fetched(name: str) -> Path:
+def fetched(name: str) -> Path:
+    """The folder of that name, or one fetched from the hub. Blocks. Raises ModelFailure("setup")."""
+    if (folder := Path(name).expanduser()).is_dir():
+        return folder
+    name = name.removeprefix("hf://")
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise ModelFailure("setup", f"there is no folder {name!r}: give a model's folder, or a hub's owner/repo")
     try:
@@ -115,7 +121,8 @@ def _json(file: Path, otherwise: str) -> Mapping[str, Any]:
     return value
 
 
-def _digest(folder: Path) -> str:
+def folder_digest(folder: Path) -> str:
+    """Of what answers depend on. Blocks. Raises ModelFailure("setup")."""
     files = [file for file in sorted(folder.iterdir()) if file.is_file() and file.suffix in (*_WEIGHTS, *_OTHERS)]
     if any(file.suffix == ".safetensors" for file in files):
         # Older formats of the same weights often lie beside them and are not loaded.

@@ -47,11 +47,11 @@ class PartsReader:
         self._template = template
         self._breakable = _breakable([special.text for special in specials if _guarded(special, template)])
 
-    def read(self, messages: Sequence[Message]) -> PromptParts:
-        """Render, ready for the assistant's answer. Raises ModelFailure("refused")."""
+    def read(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> PromptParts:
+        """Render, ready for the assistant's answer unless told otherwise. Raises ModelFailure("refused")."""
         mark = _unused_character(self._template.source, [message.content for message in messages])
         broken = [Message(message.role, self._marked(message.content, mark)) for message in messages]
-        rendered = self._template.render(broken)
+        rendered = self._template.render(broken, add_generation_prompt=add_generation_prompt)
         return PromptParts(tuple(rendered.split(mark)), rendered.rstrip().endswith(THINK))
 
     def cut(self, text: str) -> tuple[str, ...]:

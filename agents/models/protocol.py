@@ -162,6 +162,8 @@ class Capabilities:
 
     chat: bool = True
     score: bool = False
+    reward: bool = False
+    """`score` gives a classifier's score of the reply in place of a log-probability."""
     choice_logprobs: bool = False
     """Choices are constrained and come with log-probabilities; without it the answer is only parsed."""
     json_schema: bool = False

@@ -31,7 +31,15 @@ from trees.errors import SetupError
 from trees.ids import digest_of
 
 PromptKind = Literal[
-    "user", "inducer", "responder", "judge.likelihood", "judge.choice", "judge.pairwise", "judge.rating", "deploy"
+    "user",
+    "inducer",
+    "responder",
+    "judge.likelihood",
+    "judge.choice",
+    "judge.pairwise",
+    "judge.rating",
+    "judge.reward",
+    "deploy",
 ]
 
 _PERSON = frozenset({"profile", "personality"})
@@ -43,6 +51,7 @@ VARIABLES: Mapping[str, Mapping[str, frozenset[str]]] = {
     "judge.choice": {"head": _PERSON, "tail": frozenset({"candidates", "letters", "revealed"})},
     "judge.pairwise": {"head": _PERSON, "tail": frozenset({"first", "second", "revealed"})},
     "judge.rating": {"head": _PERSON, "tail": frozenset({"reply"})},
+    "judge.reward": {"head": _PERSON},
     "deploy": {"head": frozenset()},
 }
 """Per kind of prompt: its sections, and the variables each may use."""
@@ -55,6 +64,7 @@ SHIPPED_NAMES: Mapping[str, str] = {
     "judge.choice": "judge_choice",
     "judge.pairwise": "judge_pairwise",
     "judge.rating": "judge_rating",
+    "judge.reward": "judge_reward",
     "deploy": "deploy",
 }
 """The file that a kind of prompt is read from unless the configuration names another."""

@@ -20,6 +20,7 @@ from agents.judges.choice import choice_messages
 from agents.judges.likelihood import likelihood_messages
 from agents.judges.pairwise import pairwise_messages
 from agents.judges.rating import rating_messages
+from agents.judges.reward import reward_messages
 from agents.messages import Line, Person
 from agents.models.protocol import Message
 from agents.person import person_of
@@ -212,6 +213,10 @@ def _rating(shown: Shown) -> Messages | None:
     )
 
 
+def _reward(shown: Shown) -> Messages | None:
+    return reward_messages(shown.prompt, shown.person(), shown.history, shown.window)
+
+
 _RENDERERS: Mapping[str, Callable[[Shown], Messages | None]] = {
     "user": _speak,
     "inducer": _induce,
@@ -221,5 +226,6 @@ _RENDERERS: Mapping[str, Callable[[Shown], Messages | None]] = {
     "judge.choice": _choice,
     "judge.pairwise": _pairwise,
     "judge.rating": _rating,
+    "judge.reward": _reward,
 }
 """By kind of prompt: the function of the role that is asked with it."""

@@ -172,11 +172,14 @@ def _check_capabilities(config: RunConfig, roles: Mapping[str, Role], models: Ma
     for name, judge in config.judges.items():
         if judge.kind == "likelihood":
             _require(f"judges.{name}", "score", "scores given replies", roles[f"judge.{name}"], models)
+        if judge.kind == "reward":
+            what = "scores replies as a classifier"
+            _require(f"judges.{name}", "reward", what, roles[f"judge.{name}"], models)
         if judge.kind == "rating":
             what = "gives probabilities of its choices"
             _require(f"judges.{name}", "choice_logprobs", what, roles[f"judge.{name}"], models)
     for place, role in config.roles().items():
-        if not asks_a_model(role) or (isinstance(role, JudgeConfig) and role.kind == "likelihood"):
+        if not asks_a_model(role) or (isinstance(role, JudgeConfig) and role.kind in ("likelihood", "reward")):
             continue
         _require(
             place,
@@ -199,6 +202,7 @@ def _require(place: str, capability: str, what: str, role: Role, models: Mapping
 
 
 _ABLE = {
+    "reward": 'the kind "transformers" with task = "reward" does',
     "score": "the kinds 'llama' (any GGUF file, or the embedded one) and 'scripted' score",
     "choice_logprobs": "the kinds 'llama' and 'scripted' do, and many servers",
     "chat": "every kind but an embedder chats",

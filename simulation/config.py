@@ -86,7 +86,7 @@ class ResponderConfig(RoleConfig):
 
 
 class JudgeConfig(RoleConfig):
-    kind: Literal["likelihood", "rating", "choice", "pairwise", "rules", "treatment", "panel"] = Field(
+    kind: Literal["likelihood", "rating", "reward", "choice", "pairwise", "rules", "treatment", "panel"] = Field(
         description="What the judge does; see docs/judges.md."
     )
     sampling: SamplingConfig = Field(

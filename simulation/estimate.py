@@ -170,6 +170,8 @@ def _asked(name: str, role: Role, cast: Cast, replies: int, side: _Side) -> tupl
 def _judged(judge: JudgeConfig, replies: int, side: _Side, answer: int, shown: int) -> tuple[int, int, int]:
     if judge.kind == "likelihood":
         return 2, 0, shown
+    if judge.kind == "reward":
+        return 1, 0, shown
     if judge.kind == "choice":
         orders = 1 if judge.hinted_first else replies
         return orders * side.repeats(MAX_REASKS), LABEL_TOKENS, shown

@@ -18,7 +18,7 @@ from trees.ids import text_digest
 Speaker = Literal["user", "assistant"]
 Origin = Literal["model", "human", "import"]
 Outcome = Literal["win", "tie", "both_bad", "unstable", "abstain"]
-Unit = Literal["probability", "nats", "points"]
+Unit = Literal["probability", "nats", "points", "reward"]
 RunKind = Literal["play", "human", "import"]
 RunState = Literal["new", "running", "paused", "stopped", "finished", "failed"]
 TreeState = Literal["growing", "done", "failed"]

@@ -10,6 +10,7 @@ from agents.judges.likelihood import LikelihoodJudge
 from agents.judges.measured import RulesJudge, TreatmentJudge
 from agents.judges.pairwise import PairwiseJudge
 from agents.judges.rating import RatingJudge
+from agents.judges.reward import RewardJudge
 from agents.judges.verdicts import JudgeSpec, judgement, not_asked
 from agents.messages import JudgeRequest, Reply
 from agents.roles import Stage
@@ -31,6 +32,8 @@ def make_judge(stage: Stage, spec: JudgeSpec) -> Judging:
             return PairwiseJudge(stage, spec)
         case "rating":
             return RatingJudge(stage, spec)
+        case "reward":
+            return RewardJudge(stage, spec)
         case "rules":
             return RulesJudge(spec)
         case "treatment":

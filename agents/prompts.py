@@ -51,7 +51,7 @@ VARIABLES: Mapping[str, Mapping[str, frozenset[str]]] = {
     "judge.choice": {"head": _PERSON, "tail": frozenset({"candidates", "letters", "revealed"})},
     "judge.pairwise": {"head": _PERSON, "tail": frozenset({"first", "second", "revealed"})},
     "judge.rating": {"head": _PERSON, "tail": frozenset({"reply"})},
-    "judge.reward": {"head": _PERSON},
+    "judge.reward": {"head": frozenset()},
     "deploy": {"head": frozenset()},
 }
 """Per kind of prompt: its sections, and the variables each may use."""

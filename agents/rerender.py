@@ -214,7 +214,7 @@ def _rating(shown: Shown) -> Messages | None:
 
 
 def _reward(shown: Shown) -> Messages | None:
-    return reward_messages(shown.prompt, shown.person(), shown.history, shown.window)
+    return reward_messages(shown.prompt, shown.history, shown.window)
 
 
 _RENDERERS: Mapping[str, Callable[[Shown], Messages | None]] = {

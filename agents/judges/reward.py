@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from agents.judges.verdicts import JudgeSpec, by_scores, judgement
-from agents.messages import JudgeRequest, Line, Person
+from agents.messages import JudgeRequest, Line
 from agents.models.protocol import Message, ScoreRequest
 from agents.prompts import Prompt
 from agents.roles import Stage, asking
@@ -35,11 +35,9 @@ class RewardJudge:
         model = stage.model_for(role, place)
         prompt = stage.prompts[request.prompt_id]
         texts = tuple(c.text for c in request.candidates)
-        head = reward_head(prompt, request.person)
-        window = await stage.window(model, request.history, head, role.sampling.max_tokens, texts)
-        messages = reward_messages(prompt, request.person, request.history, window)
-        tail = {"persona": request.person is not None}
-        told = asking(role, place, "judge.reward", prompt.id, tail, window, repeat=request.repeat)
+        window = await stage.window(model, request.history, prompt.render("head"), role.sampling.max_tokens, texts)
+        messages = reward_messages(prompt, request.history, window)
+        told = asking(role, place, "judge.reward", prompt.id, {}, window, repeat=request.repeat)
         call_id, answer = await stage.calls.score(model, ScoreRequest(messages, texts), told)
         ids = tuple(c.node_id for c in request.candidates)
         rewards = {node: score.logprob for node, score in zip(ids, answer.scores, strict=True)}
@@ -52,14 +50,6 @@ class RewardJudge:
         )
 
 
-def reward_head(prompt: Prompt, person: Person | None) -> str:
-    if person is None:
-        return prompt.render("head", profile="", personality="")
-    return prompt.render("head", profile=person.profile, personality=person.personality)
-
-
-def reward_messages(
-    prompt: Prompt, person: Person | None, history: Sequence[Line], window: Window = WHOLE
-) -> tuple[Message, ...]:
+def reward_messages(prompt: Prompt, history: Sequence[Line], window: Window = WHOLE) -> tuple[Message, ...]:
     """The conversation that a reply is put at the end of."""
-    return responder_view(reward_head(prompt, person), window.apply(history), "")
+    return responder_view(prompt.render("head"), window.apply(history), "")

@@ -37,6 +37,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import aiohttp
 from common import Bar, finish, say
+from workload import NAME, configuration
 
 from agents.models.openai_http import Http
 from agents.models.protocol import Model
@@ -49,7 +50,6 @@ from tests.support.hf_folder import embedded_folder
 from tests.support.real_vllm import MISSING, PYTHON, real_config
 from trees.store import Store
 
-REPLY = {"max_tokens": 60}
 TREE: ContextVar[str] = ContextVar("tree", default="")
 
 
@@ -71,27 +71,6 @@ class Sent:
     @property
     def scores(self) -> bool:
         return "prompt_logprobs" in self.body
-
-
-def configuration(turns: int, trees: int, entry: Mapping[str, Any]) -> dict[str, Any]:
-    short = {"sampling": REPLY}
-    return {
-        "name": "vllm",
-        "turns": turns,
-        "models": {"served": dict(entry)},
-        "personas": {"count": trees},
-        "user": short,
-        "inducer": {"sampling": {**REPLY, "temperature": 0.0}},
-        "responders": {
-            "plain": short,
-            "second": short,
-            "warm": {**short, "hint": True},
-            "brief": {**short, "hint": True},
-        },
-        "judges": {"likelihood": {"kind": "likelihood"}},
-        "judge": "likelihood",
-        "limits": {"trees_in_flight": trees},
-    }
 
 
 class Body:
@@ -245,7 +224,7 @@ async def measure(turns: int, trees: int, rounds: int) -> dict[str, Any]:
     cache.mkdir(exist_ok=True)
     room = {"VLLM_CPU_KVCACHE_SPACE": "4", "VLLM_SERVER_DEV_MODE": "1"}
     entry = real_config(embedded_folder(cache), environment=room, permits=64)
-    model = VllmModel("served", entry)
+    model = VllmModel(NAME, entry)
     say("starting vLLM")
     await model.open()
     try:
@@ -261,13 +240,14 @@ async def one_round(
     model: VllmModel, http: Http, entry: VllmConfig, turns: int, trees: int, number: int
 ) -> dict[str, Any]:
     """The play, and its requests again, each from an empty cache."""
-    config = make_config({**configuration(turns, trees, entry.model_dump()), "seed": number + 1}, "the benchmark")
+    asked = configuration(entry.model_dump(), "likelihood", turns, trees)
+    config = make_config({**asked, "personas": {"count": trees}, "seed": number + 1}, "the benchmark")
     posted = http.posted
     recorder = Recorder(http)
     await empty_cache(http)
     before = await metrics_of(http)
     with tempfile.TemporaryDirectory() as folder:
-        wall, cpu = await play(Path(folder) / "vllm.db", config, {"served": model})
+        wall, cpu = await play(Path(folder) / "vllm.db", config, {NAME: model})
     after = await metrics_of(http)
     http.posted = posted  # type: ignore[method-assign]
     sent = sorted(recorder.sent, key=lambda one: one.began)

@@ -39,7 +39,6 @@ SHOWN = 200
 
 _FLOOR = -30.0
 """Nats: a choice among no listed alternative is never counted as less likely than this."""
-_REASONING_FIELDS = ("reasoning_content", "reasoning")
 _CHOICE_IN_JSON = re.compile(r'\s*(?:\{\s*"choice"\s*:\s*)?"')
 _GRAMMAR_ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
@@ -128,11 +127,10 @@ class EventParser:
             raise ModelFailure("bad_answer", f"an event is longer than {MAX_BYTES} bytes")
         events = []
         for ended in lines:
-            line = ended.rstrip(b"\r")
-            if line.startswith(b"data:"):
-                self._data.append(line[5:].strip())
-            elif not line and self._data:
-                events.append(b"\n".join(self._data))
+            if ended.startswith(b"data:"):
+                self._data.append(ended[5:].strip())
+            elif self._data and not ended.rstrip(b"\r"):
+                events.append(self._data[0] if len(self._data) == 1 else b"\n".join(self._data))
                 self._data.clear()
         return events
 
@@ -236,7 +234,7 @@ class AnswerReader:
             shown = draft.content.feed(content)
             if shown and self._on_delta is not None:
                 self._on_delta(index, shown)
-        if thought := _text(next((said[name] for name in _REASONING_FIELDS if said.get(name)), "")):
+        if thought := _text(said.get("reasoning_content") or said.get("reasoning")):
             self._grow(thought)
             draft.reasoning.append(thought)
         if logprobs := choice.get("logprobs"):

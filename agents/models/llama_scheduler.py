@@ -252,7 +252,8 @@ class Scheduler:
             if other.missing <= 1:
                 continue
             shared = common_prefix(other.branch.tokens, tokens, 0, limit)
-            if shared - max(known, other.read) >= WORTH_WAITING:
+            worth = 1 if other.branch.task is rider.branch.task else WORTH_WAITING
+            if shared - max(known, other.read) >= worth:
                 rider.leader, rider.awaited = other, shared
                 return True
         return False

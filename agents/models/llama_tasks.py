@@ -177,7 +177,7 @@ class ScoreTask(Task):
         super().__init__(call, prompt, lane)
         self._replies = replies
         self._logprobs: dict[tuple[int, int], float] = {}
-        self.branches = [ScoredPath(self, path, wanted) for path, wanted in _paths(len(prompt), replies).items()]
+        self.branches = [ScoredPath(self, path, wanted) for path, wanted in scored_paths(len(prompt), replies).items()]
 
     def note(self, reply: int, position: int, logprob: float) -> None:
         self._logprobs[reply, position] = logprob
@@ -209,7 +209,7 @@ class ChoiceTask(ScoreTask):
 
 
 class ScoredPath(Branch):
-    """A prompt and the beginning of some replies; logits are wanted from the prompt's last token on."""
+    """A prompt and the beginning of some replies; logits are wanted from where no other path gives them."""
 
     def __init__(self, task: ScoreTask, path: tuple[int, ...], wanted: Mapping[int, list[tuple[int, int]]]) -> None:
         super().__init__(task, [*task.prompt, *path])
@@ -218,7 +218,7 @@ class ScoredPath(Branch):
 
     @property
     def first_output(self) -> int:
-        return len(self.task.prompt) - 1
+        return min(self._wanted)
 
     def take(self, context: Context, place: int, position: int) -> None:
         self.task.note_token()
@@ -230,20 +230,19 @@ class ScoredPath(Branch):
         self.done = position == len(self.tokens) - 1
 
 
-def _paths(prompt: int, replies: Sequence[Sequence[int]]) -> dict[tuple[int, ...], dict[int, list[tuple[int, int]]]]:
-    """What to read after the prompt, and which reply's token is looked up at which position.
+def scored_paths(
+    prompt: int, replies: Sequence[Sequence[int]]
+) -> dict[tuple[int, ...], dict[int, list[tuple[int, int]]]]:
+    """What to read after a prompt of so many tokens, and which reply's token is looked up at which position.
 
-    A reply's last token is looked up, not read; a reply whose read part begins another's is served by that
-    one.
+    A reply's last token is looked up, not read. Where replies begin alike, the logits after their common tokens are
+    taken from the first that has them, so a path lists only positions that are its own.
     """
-    read = [tuple(reply[:-1]) for reply in replies]
     paths: dict[tuple[int, ...], dict[int, list[tuple[int, int]]]] = {}
-    for index in sorted(range(len(replies)), key=lambda index: len(read[index]), reverse=True):
-        if not replies[index]:
-            continue
-        part = read[index]
-        host = next((path for path in paths if path[: len(part)] == part), part)
-        wanted = paths.setdefault(host, defaultdict(list))
-        for offset, token in enumerate(replies[index]):
-            wanted[prompt - 1 + offset].append((index, token))
+    owners: dict[tuple[int, ...], tuple[int, ...]] = {}
+    for index in sorted(range(len(replies)), key=lambda index: len(replies[index]), reverse=True):
+        reply = tuple(replies[index])
+        for offset, token in enumerate(reply):
+            path = owners.setdefault(reply[:offset], reply[:-1])
+            paths.setdefault(path, defaultdict(list))[prompt - 1 + offset].append((index, token))
     return paths

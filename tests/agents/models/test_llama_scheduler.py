@@ -12,7 +12,7 @@ import pytest
 from agents.models import llama_cache
 from agents.models.llama_cache import _subtree, _upwards, common_prefix
 from agents.models.llama_scheduler import Policy, Scheduler
-from agents.models.llama_tasks import Branch, Task
+from agents.models.llama_tasks import Branch, Task, scored_paths
 from agents.models.protocol import ModelFailure, ScoreAnswer
 
 Cell = list[int]
@@ -329,3 +329,20 @@ def test_common_prefix(seed: int) -> None:
     ):
         expected += 1
     assert common_prefix(run, tokens, start, limit) == expected
+
+
+def test_replies_that_begin_alike_are_read_once() -> None:
+    paths = scored_paths(10, [[1, 2, 3, 4], [1, 2, 5], [1, 2, 3], [], [9], [1, 2, 3, 4]])
+    assert paths == {
+        (1, 2, 3): {
+            9: [(0, 1), (5, 1), (1, 1), (2, 1), (4, 9)],
+            10: [(0, 2), (5, 2), (1, 2), (2, 2)],
+            11: [(0, 3), (5, 3), (1, 5), (2, 3)],
+            12: [(0, 4), (5, 4)],
+        }
+    }
+    parted = scored_paths(10, [[1, 2, 3, 4], [1, 5, 6, 7]])
+    assert {path: sorted(wanted) for path, wanted in parted.items()} == {
+        (1, 2, 3): [9, 10, 11, 12],
+        (1, 5, 6): [11, 12],
+    }

@@ -157,6 +157,7 @@ async def run(args: argparse.Namespace) -> int:
         played = await play(model_entry(), JUDGES[name], turns, trees)
         say(f"{name}: {len(played.asked)} requests in {played.seconds:.0f} s")
         figures[name] = found = ceiling(name, played, tokens, Bare(weights))
+        say(f"{name}: {found['share']:.3f} of a ceiling of {found['ceiling_s']:.0f} s, {found['reread']:.1%} re-read")
         bars.append(Bar(f"{name}: share of the ceiling", found["share"], at_least=0.8))
         bars.append(Bar(f"{name}: prompt tokens re-read, over the fewest", found["reread"], at_most=0.05))
         if name == "A" and not args.no_peers:

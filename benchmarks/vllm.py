@@ -47,7 +47,7 @@ from simulation.config import RunConfig, make_config
 from simulation.engine import Engine, open_engine
 from simulation.runs import begin, draw_personas, plan_run
 from tests.support.hf_folder import embedded_folder
-from tests.support.real_vllm import MISSING, PYTHON, real_config
+from tests.support.real_vllm import ENVIRONMENT, MISSING, PYTHON, real_config
 from trees.store import Store
 
 TREE: ContextVar[str] = ContextVar("tree", default="")
@@ -126,9 +126,10 @@ async def play(path: Path, config: RunConfig, models: Mapping[str, Model]) -> tu
     wall, cpu = time.perf_counter(), time.process_time()
     state = await engine.run()
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    failures = engine._store.rows("SELECT role, kind, message FROM failures LIMIT 3")
     engine._store.close()
-    if state != "finished":
-        raise SystemExit(f"the run ended as {state}")
+    if state != "finished" or failures:
+        raise SystemExit(f"the run ended as {state}: {failures}")
     return wall, cpu
 
 
@@ -222,8 +223,8 @@ def tokens_of(sent: Sequence[Sent], name: str) -> int:
 async def measure(turns: int, trees: int, rounds: int) -> dict[str, Any]:
     cache = Path(tempfile.gettempdir()) / "espalier-benchmarks"
     cache.mkdir(exist_ok=True)
-    room = {"VLLM_CPU_KVCACHE_SPACE": "4", "VLLM_SERVER_DEV_MODE": "1"}
-    entry = real_config(embedded_folder(cache), environment=room, permits=64)
+    told = {**ENVIRONMENT, "VLLM_CPU_KVCACHE_SPACE": "4", "VLLM_SERVER_DEV_MODE": "1"}
+    entry = real_config(embedded_folder(cache), environment=told, permits=64, dtype="float32")
     model = VllmModel(NAME, entry)
     say("starting vLLM")
     await model.open()
@@ -286,10 +287,11 @@ async def one_round(
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer turns and trees; the server's start comes on top")
+    parser.add_argument("--trees", type=int, default=2, help="played at once, a number")
     args = parser.parse_args()
     if not PYTHON.exists():
         raise SystemExit(MISSING)
-    turns, trees, rounds = (2, 2, 1) if args.quick else (10, 4, 1)
+    turns, trees, rounds = (2, 2, 1) if args.quick else (10, args.trees, 1)
     figures = asyncio.run(measure(turns, trees, rounds))
     bars = [
         Bar("requests a second, against the same requests by bare aiohttp", figures["ratio"], at_least=0.9),

@@ -412,6 +412,13 @@ async def test_a_schema_is_sent_and_what_is_not_json_is_bad() -> None:
         assert (await failure(model, asked("Go", schema=schema))).kind == "bad_answer"
 
 
+async def test_json_that_was_cut_is_an_answer_that_says_so() -> None:
+    server = OpenAIServer(says(Reply('{"a": "b', finish="length")))
+    async with server, opened(server, dialect="vllm") as model:
+        (completion,) = (await model.chat(asked("Go", schema='{"type":"object"}'))).completions
+    assert (completion.text, completion.finish) == ('{"a": "b', "length")
+
+
 def test_each_dialect_has_its_way_to_close_the_answers() -> None:
     request = asked("Which?", choices=("A", 'say "no"\n'))
     vllm = chat_body(request, "m", "vllm", stream=False)

@@ -123,9 +123,7 @@ class PersonasConfig(Section):
 class LimitsConfig(Section):
     """All operational. 0 means no limit."""
 
-    trees_in_flight: int | None = Field(
-        None, ge=1, description="Trees played at the same time; left out, as many as keep every model busy."
-    )
+    trees_in_flight: int = Field(8, ge=1, description="Trees played at the same time.")
     calls: int = Field(0, ge=0, description="Stop after this many calls of this run; 0 is no limit.")
     tokens: int = Field(0, ge=0, description="Stop after this many tokens read and written; 0 is no limit.")
     minutes: float = Field(0, ge=0, description="Stop after this long at work, in minutes; 0 is no limit.")

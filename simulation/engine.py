@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from agents.bus import Bus
-from agents.calls import Calls, Halted
+from agents.calls import Calls, Halted, Permits
 from agents.judges.judge import JudgeAgent
 from agents.judges.verdicts import JudgeSpec
 from agents.messages import Person
 from agents.models.open import seat_of
 from agents.models.protocol import Model
-from agents.permits import Permits
 from agents.person import person_of
 from agents.prompts import Prompt
 from agents.roles import Stage
@@ -31,7 +30,6 @@ from simulation.cast import Cast, close_models, make_actors, make_cast, open_mod
 from simulation.config import LimitsConfig, RunConfig
 from simulation.deltas import DeltaServer, socket_path
 from simulation.episode import Scene, TurnFailed, play_tree
-from simulation.figures import Meter
 from simulation.gate import Gate, Price, Spent
 from simulation.operations import judge_again, mend, operate, record
 from simulation.runs import check_identity, config_of, keep_cast, prompts_of
@@ -52,8 +50,6 @@ from trees.writes import (
     set_run_state,
 )
 
-TREES_AT_FIRST = 8
-MOST_TREES = 256
 POLL_S = 0.25
 """How often the engine looks for commands, in seconds."""
 
@@ -72,16 +68,13 @@ class Engine:
         self._asked_before = self.gate.used.calls
         seats = {name: seat_of(model, config.models[name]) for name, model in cast.models.items()}
         self._calls = Calls(seats, StoreCallLog(store, self._writer, run.id), self.gate)
-        self.gate.meter = self._meter = Meter(run.id, seats)
         self._revisions = store.revisions(run.id)
         self._stage = Stage(self._calls, _all_prompts(store, self._revisions))
-        busy = 2 * sum(seat.permits.most for seat in seats.values())
+        busy = 2 * sum(seat.permits.limit for seat in seats.values())
         self._levels = Permits(busy)
         self._bus = Bus(make_actors(cast, self._stage), limit=busy)
         self._judges: dict[str, JudgeSpec] = dict(cast.judges)
-        self._in_flight = Permits(config.limits.trees_in_flight or TREES_AT_FIRST)
-        self._idle_looks = 0
-        """How often in a row some model had nothing more to do."""
+        self._in_flight = Permits(config.limits.trees_in_flight)
         self._operating = asyncio.Lock()
         """Operations and judging read a tree and then write to it: one at a time."""
         self._taking = asyncio.Lock()
@@ -195,29 +188,10 @@ class Engine:
                     await self._writer.commit(heartbeat(self._lock))
                     beaten = time.monotonic()
                 await self._take_commands()
-                self._let_trees_in()
-                if self._meter.due:
-                    await self._writer.commit(await self._meter.rows())
             except StoreError as error:
                 self.gate.broke(error)
                 return
             await asyncio.sleep(POLL_S)
-
-    def _let_trees_in(self) -> None:
-        """Where their number is not given: another quarter more trees, once a model was seen idle twice.
-
-        A model is idle if it has permits left and nobody waits for one. Trees that are under way are never stopped,
-        so the number only grows; what is begun is finished first, since who waits longest is served first.
-        """
-        if self.gate.limits.trees_in_flight is not None or self.gate.paused or not self._in_flight.waiting:
-            self._idle_looks = 0
-            return
-        permits = [seat.permits for seat in self._calls.seats.values() if seat.permits.asked]
-        idle = any(each.held < each.limit and not each.waiting for each in permits)
-        self._idle_looks = self._idle_looks + 1 if idle else 0
-        if self._idle_looks >= 2 and self._in_flight.limit < MOST_TREES:
-            self._idle_looks = 0
-            self._in_flight.set_limit(self._in_flight.limit + max(self._in_flight.limit // 4, 1))
 
     async def _take_commands(self) -> None:
         async with self._taking:
@@ -286,8 +260,7 @@ class Engine:
     async def _limits(self, args: dict[str, Any], asked_by: str) -> dict[str, Any]:
         limits = LimitsConfig.model_validate({**self.gate.limits.model_dump(), **args})
         self.gate.limits = limits
-        if limits.trees_in_flight is not None:
-            self._in_flight.set_limit(limits.trees_in_flight)
+        self._in_flight.set_limit(limits.trees_in_flight)
         operation = {**self._store.run(self.run_row.id).operation, "limits": limits.model_dump()}
         await self._writer.commit(set_operation_fields(self.run_row.id, operation))
         return limits.model_dump()
@@ -377,7 +350,6 @@ class Engine:
             asked = self.gate.used.calls - self._asked_before
             if state == "finished" and asked:
                 await self._writer.commit(merge_words())
-            await self._writer.commit(await self._meter.rows())
             await self._note(state, "engine.left", {"state": state, "reason": reason, "asked": asked}, reason)
             await self._writer.commit(release(self._lock))
         except StoreError as error:

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from agents.calls import Halted
 from agents.models.protocol import Usage
 from simulation.config import LimitsConfig
-from simulation.figures import Meter
 from trees.errors import StoreError
 
 
@@ -47,8 +46,6 @@ class Gate:
         """Why no call may start any more; None while they may."""
         self.failure: StoreError | None = None
         """What made the store unusable; None if nothing did."""
-        self.meter: Meter | None = None
-        """Counts for the live figures, once the models are known."""
         self._prices = prices
         self._began = time.monotonic()
         self._calls_open = asyncio.Event()
@@ -93,17 +90,10 @@ class Gate:
         """Account for an answered call."""
         read, written = usage.prompt_tokens or 0, usage.output_tokens or 0
         self.used.calls += 1
-        if self.meter:
-            self.meter.answered(model, usage)
         self.used.tokens_in += read
         self.used.tokens_out += written
         if price := self._prices.get(model):
             self.used.money += (read * price.input + written * price.output) / 1e6
-
-    def refused(self, model: str) -> None:
-        """Account for an attempt that failed."""
-        if self.meter:
-            self.meter.failed(model)
 
     def broke(self, error: StoreError) -> None:
         """The store cannot be written: halt, and remember why."""

@@ -334,29 +334,3 @@ def m006_views_and_search(db: Database) -> None:
 
     CREATE VIRTUAL TABLE node_words USING fts5(words, content='', tokenize='unicode61 remove_diacritics 2');
     """)
-
-
-@migrations()
-def m007_figures(db: Database) -> None:
-    """What each model did from moment to moment, for watching and for looking back."""
-    db.executescript("""
-    CREATE TABLE model_figures (
-        run_id TEXT NOT NULL,
-        model TEXT NOT NULL,          -- the name the configuration gives it
-        at REAL NOT NULL,             -- Unix seconds, the end of the interval
-        seconds REAL NOT NULL,        -- its length
-        answered INTEGER NOT NULL,    -- calls answered in it
-        failed INTEGER NOT NULL,      -- attempts that failed in it
-        prompt_read INTEGER NOT NULL, -- tokens of prompts that were read
-        prompt_reused INTEGER NOT NULL, -- tokens of prompts that a cache held
-        tokens_out INTEGER NOT NULL,  -- tokens written
-        batch_fill REAL,              -- sequences in a batch, on average; NULL where the backend does not say
-        running INTEGER NOT NULL,     -- requests at work at its end
-        waiting INTEGER NOT NULL,     -- requests that waited at its end, here or at the backend
-        permits INTEGER NOT NULL,     -- calls that were allowed at once at its end
-        cells_used INTEGER,           -- cells of the KV cache in use at its end
-        first_token_s REAL,           -- median of the answered calls, in seconds
-        first_token_p95_s REAL
-    );
-    CREATE INDEX model_figures_by_run ON model_figures(run_id, model, at);
-    """)

@@ -11,5 +11,4 @@ MIGRATIONS = (
     "m004_calls",
     "m005_jobs",
     "m006_views_and_search",
-    "m007_figures",
 )

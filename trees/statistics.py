@@ -11,10 +11,8 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise
-from statistics import median
+from itertools import pairwise
 from string import ascii_uppercase
-from typing import Any
 
 from trees.store import Store
 from trees.text import unescape
@@ -292,61 +290,3 @@ def flip_rate(said: Iterable[Sequence[tuple[str, str]]]) -> Rate:
     """How often a verdict differs from the one before, given each pair's verdicts in order."""
     steps = [(before, after) for verdicts in said for before, after in pairwise(verdicts)]
     return Rate(sum(before != after for before, after in steps), len(steps))
-
-
-@dataclass(frozen=True, slots=True)
-class ModelFigures:
-    """What a model did in a run while its engines were at work, and how it stood at the end of the last interval."""
-
-    model: str
-    seconds: float
-    answered: int
-    failed: int
-    prompt_read: int
-    prompt_reused: int
-    tokens_out: int
-    tokens_out_per_s: float
-    batch_fill: float | None
-    """Sequences in a batch, the mean over intervals weighed by their length; None where the backend does not say."""
-    running: int
-    waiting: int
-    permits: int
-    first_token_s: float | None
-    """Median over intervals of their medians."""
-
-
-_FIGURES = """
-SELECT model, seconds, answered, failed, prompt_read, prompt_reused, tokens_out, batch_fill, running, waiting,
-       permits, first_token_s
-FROM model_figures WHERE run_id = ? ORDER BY model, at, rowid
-"""
-
-
-def model_figures(store: Store, run_id: str) -> list[ModelFigures]:
-    """By model, in the order of their names."""
-    rows = store.rows(_FIGURES, (run_id,))
-    return [_summed(model, list(own)) for model, own in groupby(rows, key=lambda row: row[0])]
-
-
-def _summed(model: str, rows: list[Any]) -> ModelFigures:
-    seconds = sum(row[1] for row in rows)
-    answered, failed, read, reused, out = (sum(row[column] for row in rows) for column in range(2, 7))
-    filled = [(row[7], row[1]) for row in rows if row[7] is not None]
-    fill = sum(value * weight for value, weight in filled) / sum(weight for _, weight in filled) if filled else None
-    firsts = [row[11] for row in rows if row[11] is not None]
-    running, waiting, permits = rows[-1][8:11]
-    return ModelFigures(
-        unescape(model),
-        round(seconds, 3),
-        answered,
-        failed,
-        read,
-        reused,
-        out,
-        out / seconds if seconds else 0.0,
-        fill,
-        running,
-        waiting,
-        permits,
-        median(firsts) if firsts else None,
-    )

@@ -280,12 +280,6 @@ def keep_event(job_id: str, kind: str, data: Mapping[str, object]) -> list[Write
     return [(sql, (job_id, kind, canonical_json(dict(data)), time.time()))]
 
 
-def keep_figures(run_id: str, model: str, seconds: float, values: Mapping[str, object]) -> list[Write]:
-    """What a model did in the seconds until now; `values` by column."""
-    sql = _insert("model_figures", f"run_id, model, at, seconds, {', '.join(values)}")
-    return [(sql, (run_id, escape(model), time.time(), round(seconds, 3), *values.values()))]
-
-
 def merge_words() -> list[Write]:
     """Make the full-text index one piece again: looking up a word then takes as long in a large store as in a small."""
     return [("INSERT INTO node_words (node_words) VALUES ('optimize')", ())]
@@ -306,7 +300,6 @@ def delete_run(run_id: str) -> list[Write]:
         "DELETE FROM locks WHERE job_id = ?",
         "DELETE FROM commands WHERE job_id = ?",
         "DELETE FROM events WHERE job_id = ?",
-        "DELETE FROM model_figures WHERE run_id = ?",
     )
     return [*((sql, (run_id,)) for sql in statements), *prune_shared()]
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from agents.calls import Calls, DeltaSink, Seat
+from agents.calls import Calls, DeltaSink, Permits, Seat
 from agents.messages import Line, Place, RespondRequest
 from agents.models.protocol import Model, Sampling
-from agents.permits import Permits
 from agents.prompts import Prompt
 from agents.responder import Responder
 from agents.retries import RetryPolicy
@@ -67,9 +66,6 @@ class _OpenGate:
         """Never waits."""
 
     def spent(self, *_: object) -> None:
-        """Nothing to account for."""
-
-    def refused(self, model: str) -> None:
         """Nothing to account for."""
 
     def broke(self, error: StoreError) -> None:

@@ -17,7 +17,6 @@ from trees.statistics import (
     drift_statistics,
     failures_by_cause,
     judge_statistics,
-    model_figures,
     usage,
 )
 from trees.store import RunRow, Store
@@ -77,7 +76,6 @@ def run_facts(store: Store, run: RunRow) -> dict[str, Any]:
         **facts,
         "run": run_line(run),
         "roles": [_plain(row) for row in usage(store, run.id)],
-        "models": [_plain(row) for row in model_figures(store, run.id)],
         "failures": [_plain(row) for row in failures_by_cause(store, run.id)],
         "failed_trees": [
             {"kind": kind, "message": unescape(message), "trees": number}

@@ -23,7 +23,6 @@ def say_facts(facts: Mapping[str, Any]) -> None:
     say(f"calls   {calls['answered']} answered, {calls['failed']} failed; {_tokens(calls)}")
     say(f"engine  {engine_in_words(facts['engine'])}")
     _say_roles(facts["roles"])
-    _say_models(facts["models"])
     _say_judges(facts["judges"])
     _say_drift(facts["drift"])
     _say_failures(facts)
@@ -80,29 +79,6 @@ def _say_roles(roles: list[dict[str, Any]]) -> None:
     ]
     headings = ("role", "model", "calls", "read", "cached", "written", "time", "a call", "retries")
     say_table(headings, rows, right=headings[2:])
-
-
-def _say_models(models: list[dict[str, Any]]) -> None:
-    if not models:
-        return
-    say("")
-    rows = [
-        (
-            row["model"],
-            count(row["prompt_read"]),
-            count(row["prompt_reused"]),
-            f"{row['tokens_out_per_s']:.0f}",
-            "" if row["batch_fill"] is None else f"{row['batch_fill']:.1f}",
-            "" if row["first_token_s"] is None else duration(row["first_token_s"]),
-            row["running"],
-            row["waiting"],
-            row["permits"],
-            row["failed"],
-        )
-        for row in models
-    ]
-    headings = ("model", "read", "reused", "out/s", "batch", "first token", "running", "waiting", "permits", "failed")
-    say_table(headings, rows, right=headings[1:])
 
 
 def _say_judges(judges: list[dict[str, Any]]) -> None:

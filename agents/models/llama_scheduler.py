@@ -132,13 +132,13 @@ class Scheduler:
 
     def figures(self) -> dict[str, float]:
         """Counters since the start and gauges of now; may be read from another thread."""
-        counts = self._counts
+        counts, steps = self._counts, max(self._counts.steps, 1)
         return {
             "prompt_read": counts.prompt_read,
             "prompt_reused": counts.prompt_reused,
             "tokens_out": counts.tokens_out,
             "steps": counts.steps,
-            "rides": counts.rides,
+            "batch_fill": counts.rides / steps,
             "decode_s": counts.decode_s,
             "running": len(self._riding),
             "waiting": len(self._waiting),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agents.calls import Seat
+from agents.calls import Permits, Seat
 from agents.models.autogen import AutogenConfig, AutogenModel
 from agents.models.config import ModelConfig
 from agents.models.llama import LlamaConfig, LlamaModel
@@ -12,11 +12,7 @@ from agents.models.replay import ReplayConfig, ReplayModel
 from agents.models.scripted import ScriptedModel
 from agents.models.transformers import TransformersConfig, TransformersModel
 from agents.models.vllm import VllmConfig, VllmModel
-from agents.permits import Permits
 from agents.retries import RetryPolicy
-
-START = 8
-"""Permits that an adapting number begins with."""
 
 
 def open_model(name: str, config: ModelConfig) -> Model:
@@ -40,14 +36,6 @@ def open_model(name: str, config: ModelConfig) -> Model:
 
 def seat_of(model: Model, config: ModelConfig) -> Seat:
     """A loaded model with how its entry allows it to be asked."""
-    retries = RetryPolicy(attempts=config.attempts)
-    return Seat(model, model.identity.id, _permits(config), config.deadline_s, retries)
-
-
-def _permits(config: ModelConfig) -> Permits:
-    if config.permits is not None:
-        return Permits(config.permits)
-    if isinstance(config, LlamaConfig):
-        # Its scheduler keeps a fair queue of its own; a second batch that waits there keeps the first one full.
-        return Permits(2 * config.parallel)
-    return Permits(min(START, config.max_permits), adapts_to=config.max_permits)
+    return Seat(
+        model, model.identity.id, Permits(config.permits), config.deadline_s, RetryPolicy(attempts=config.attempts)
+    )

@@ -12,13 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 class ModelSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    permits: int | None = Field(
-        None,
-        ge=1,
-        le=4096,
-        description="Calls that may be with this model at once; left out, the number adapts to what it can take.",
-    )
-    max_permits: int = Field(64, ge=1, le=4096, description="The most that an adapting number of permits grows to.")
+    permits: int = Field(8, ge=1, le=4096, description="Calls that may be with this model at once.")
     deadline_s: float = Field(180.0, gt=0, description="Longest wait for one attempt of a call, in seconds.")
     attempts: int = Field(4, ge=1, le=20, description="How often a call is tried in all before it counts as failed.")
     input_price: float | None = Field(

@@ -20,10 +20,9 @@ from simulation.engine import Engine, close_engine, open_engine
 from tests.support.play import begun, configuration, engine_for, play, trees_of
 from trees.errors import Locked, SetupError, StoreFull
 from trees.jobs import ask, command, lock_of
-from trees.statistics import model_figures
 from trees.store import Store
 from trees.verify import verify
-from trees.writes import delete_run, keep_prompt
+from trees.writes import keep_prompt
 
 
 class Gated(ScriptedModel):
@@ -279,26 +278,3 @@ def documents(path: Path, run: str) -> list[Any]:
         (list(t), t.continued, t.ledgers, {k: sorted(v, key=lambda j: j.id) for k, v in t.judgements.items()})
         for t in trees_of(path, run)
     ]
-
-
-async def test_the_number_of_trees_in_flight_changes_nothing_that_is_said(tmp_path: Path) -> None:
-    said = []
-    for name, limits in [("auto", {}), ("one", {"trees_in_flight": 1}), ("many", {"trees_in_flight": 64})]:
-        path = tmp_path / f"{name}.db"
-        run = await play(path, configuration(limits=limits, personas={"count": 12}))
-        with Store.read(path) as store:
-            sql = "SELECT id, parent_id, text FROM nodes ORDER BY id"
-            said.append((run, store.rows(sql)))
-    assert said[0] == said[1] == said[2]
-
-
-async def test_figures_of_each_model_are_kept_and_go_with_the_run(store_path: Path) -> None:
-    run = await play(store_path, configuration())
-    with Store.read(store_path) as store:
-        [figures] = model_figures(store, run)
-        calls, out = store.rows("SELECT count(*), total(tokens_out) FROM calls")[0]
-    assert (figures.model, figures.answered, figures.failed) == ("scripted", calls, 0)
-    assert figures.tokens_out == out
-    with Store.open(store_path) as store:
-        store.apply(delete_run(run))
-        assert store.rows("SELECT count(*) FROM model_figures")[0][0] == 0

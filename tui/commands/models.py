@@ -116,7 +116,7 @@ def _configured(path: Path) -> list[dict[str, Any]]:
             "model": name,
             "backend": entry_.kind,
             "what": _what(entry_.model_dump(mode="json")),
-            "permits": entry_.permits or f"up to {entry_.max_permits}",
+            "permits": entry_.permits,
             "deadline_s": entry_.deadline_s,
             "roles": _roles(config, name),
             "settings": entry_.model_dump(mode="json"),

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from agents.bus import Bus
-from agents.calls import Calls, Halted, Permits
+from agents.calls import Calls, Halted
 from agents.judges.judge import JudgeAgent
 from agents.judges.verdicts import JudgeSpec
 from agents.messages import Person
 from agents.models.open import seat_of
 from agents.models.protocol import Model
+from agents.permits import Permits
 from agents.person import person_of
 from agents.prompts import Prompt
 from agents.roles import Stage
@@ -70,7 +71,7 @@ class Engine:
         self._calls = Calls(seats, StoreCallLog(store, self._writer, run.id), self.gate)
         self._revisions = store.revisions(run.id)
         self._stage = Stage(self._calls, _all_prompts(store, self._revisions))
-        busy = 2 * sum(seat.permits.limit for seat in seats.values())
+        busy = 2 * sum(seat.permits.most for seat in seats.values())
         self._levels = Permits(busy)
         self._bus = Bus(make_actors(cast, self._stage), limit=busy)
         self._judges: dict[str, JudgeSpec] = dict(cast.judges)
@@ -254,8 +255,10 @@ class Engine:
         seat = self._calls.seats.get(str(args["model"]))
         if seat is None:
             raise SetupError(f"no model {args['model']!r}; there are {', '.join(self._calls.seats)}")
-        seat.permits.set_limit(max(1, int(args["limit"])))
-        return {"model": args["model"], "limit": seat.permits.limit}
+        entry = self.cast.config.models[str(args["model"])]
+        auto = args["limit"] == "auto"
+        seat.permits.set_limit(entry.adaptive_limit() if auto else max(1, int(args["limit"])))
+        return {"model": args["model"], "limit": args["limit"] if auto else seat.permits.limit}
 
     async def _limits(self, args: dict[str, Any], asked_by: str) -> dict[str, Any]:
         limits = LimitsConfig.model_validate({**self.gate.limits.model_dump(), **args})

@@ -109,6 +109,11 @@ class LlamaConfig(ModelSettings):
             raise ValueError(f"cells = {self.cells} must be at least context = {self.context}, or 0")
         return self
 
+    def span(self) -> tuple[int, int]:
+        """As many as are decoded together, and half as many that wait: the scheduler picks what shares most."""
+        together = 1 if self.exact else self.parallel
+        return together + (together + 1) // 2, together + (together + 1) // 2
+
     def settings(self) -> dict[str, object]:
         """What changes answers beside the weights."""
         return {

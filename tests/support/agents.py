@@ -7,7 +7,7 @@ import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-from agents.calls import Asking, Calls, Permits, Seat
+from agents.calls import Asking, Calls, Seat
 from agents.messages import Candidate, Line, Person, Place
 from agents.models.protocol import (
     Capabilities,
@@ -26,6 +26,7 @@ from agents.models.protocol import (
     ScoreRequest,
     Usage,
 )
+from agents.permits import Permits
 from agents.prompts import SHIPPED_NAMES, Prompt, load_prompt
 from agents.retries import RetryPolicy
 from agents.roles import Stage

@@ -31,6 +31,7 @@ from agents.models.protocol import (
 )
 from agents.permits import Permits
 from agents.retries import Attempt, RetryPolicy, with_retries
+from agents.tally import Tally
 from trees.call_log import CallLog
 from trees.errors import StoreError
 from trees.ids import digest_of, text_digest
@@ -98,6 +99,8 @@ class Seat:
     deadline_s: float
     """Longest wait for one attempt, in seconds."""
     retries: RetryPolicy
+    tally: Tally = field(default_factory=Tally)
+    """What was seen of it since somebody last looked."""
 
 
 DeltaSink = Callable[[Asking, int, str], None]
@@ -203,6 +206,7 @@ class Calls:
         outcome = await with_retries(attempt, seat.retries, seed=int(unasked[:8], 16))
         if outcome.answer is None:
             assert outcome.failure is not None
+            seat.tally.add_failure(len(outcome.attempts) - 1)
             raise await self._failed(asking, unasked, outcome.failure, outcome.attempts)
         return outcome.answer
 
@@ -221,7 +225,9 @@ class Calls:
         outcome = await with_retries(attempt, seat.retries, seed=int(call_id[:8], 16))
         if outcome.answer is None:
             assert outcome.failure is not None
+            seat.tally.add_failure(len(outcome.attempts) - 1)
             raise await self._failed(asking, call_id, outcome.failure, outcome.attempts)
+        seat.tally.add_answer(outcome.answer.usage, len(outcome.attempts))
         return outcome.answer, outcome.attempts
 
     async def _kept(self, keeping: Awaitable[Kept]) -> Kept:

@@ -31,6 +31,7 @@ from simulation.cast import Cast, close_models, make_actors, make_cast, open_mod
 from simulation.config import LimitsConfig, RunConfig
 from simulation.deltas import DeltaServer, socket_path
 from simulation.episode import Scene, TurnFailed, play_tree
+from simulation.figures import Measuring
 from simulation.gate import Gate, Price, Spent
 from simulation.operations import judge_again, mend, operate, record
 from simulation.runs import check_identity, config_of, keep_cast, prompts_of
@@ -81,6 +82,7 @@ class Engine:
         self._taking = asyncio.Lock()
         """Between reading a command and noting that it is taken, nobody else may read it."""
         self._handling: set[asyncio.Task[None]] = set()
+        self._measuring = Measuring(run.id, seats, self._writer)
         self._deltas = DeltaServer(socket_path(store.path, run.id), self._listen)
 
     # From outside
@@ -98,7 +100,7 @@ class Engine:
         """Play what is owed and answer commands until there is nothing left; returns how the run stands then."""
         await self._bus.start()
         await self._deltas.start()
-        watching = asyncio.create_task(self._watch())
+        watching = [asyncio.create_task(self._watch()), asyncio.create_task(self._measure())]
         try:
             await self._note("running", "engine.started", {"pid": self._lock.pid})
             if retry_failed:
@@ -110,8 +112,9 @@ class Engine:
             error = group.exceptions[0]
             self.gate.broke(error if isinstance(error, StoreError) else StoreError(str(error)))
         finally:
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
+            for task in watching:
+                task.cancel()
+            await asyncio.gather(*watching, return_exceptions=True)
             state = await self._leave()
         return state
 
@@ -193,6 +196,13 @@ class Engine:
                 self.gate.broke(error)
                 return
             await asyncio.sleep(POLL_S)
+
+    async def _measure(self) -> None:
+        """Write what the models are doing, until cancelled."""
+        try:
+            await self._measuring.follow()
+        except StoreError as error:
+            self.gate.broke(error)
 
     async def _take_commands(self) -> None:
         async with self._taking:
@@ -348,6 +358,10 @@ class Engine:
         await asyncio.gather(*self._handling, return_exceptions=True)
         await self._bus.close()
         await self._deltas.close()
+        try:
+            await self._measuring.note(last=True)
+        except StoreError as error:
+            self.gate.broke(error)
         state, reason = how_it_stands(self._store, self.run_row.id, self.gate.halted)
         try:
             asked = self.gate.used.calls - self._asked_before

@@ -25,6 +25,7 @@ from agents.models.protocol import (
     ChatRequest,
     Completion,
     EmbedAnswer,
+    Figures,
     Message,
     ModelFailure,
     ModelIdentity,
@@ -216,10 +217,27 @@ class LlamaModel:
         told = await self._ask("embed", {"texts": list(texts)})
         return EmbedAnswer(tuple(map(tuple, told["vectors"])), Usage(prompt_tokens=told["tokens"]))
 
-    async def figures(self) -> dict[str, float]:
-        """Counters since the child started, and gauges of now; see `Scheduler.figures`."""
-        told: dict[str, float] = await self._ask("figures", {})
+    async def counters(self) -> dict[str, float] | None:
+        """What the child counts, as `Scheduler.figures` names it; None while there is no child."""
+        worker = self._running()
+        told: dict[str, float] | None = await worker.ask("figures", {}) if worker else None
         return told
+
+    async def figures(self) -> Figures | None:
+        told = await self.counters()
+        if told is None:
+            return None
+        return Figures(
+            prompt_read=int(told["prompt_read"]),
+            prompt_reused=int(told["prompt_reused"]),
+            tokens_out=int(told["tokens_out"]),
+            steps=int(told["steps"]),
+            batch_fill=told["batch_fill"] if told["steps"] else None,
+            running=int(told["running"]),
+            waiting=int(told["waiting"]),
+            cells_used=int(told["cells_used"]),
+            cells=int(told["cells"]),
+        )
 
     async def close(self) -> None:
         self._open = False

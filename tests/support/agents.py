@@ -15,6 +15,7 @@ from agents.models.protocol import (
     ChatRequest,
     Completion,
     EmbedAnswer,
+    Figures,
     Message,
     Model,
     ModelFailure,
@@ -154,6 +155,9 @@ class FakeModel:
 
     async def embed(self, texts: Sequence[str]) -> EmbedAnswer:
         raise ModelFailure("unsupported", "this model embeds nothing")
+
+    async def figures(self) -> Figures | None:
+        return None
 
     async def close(self) -> None:
         return

@@ -33,6 +33,7 @@ from simulation.deltas import DeltaServer, socket_path
 from simulation.episode import Scene, TurnFailed, play_tree
 from simulation.figures import Measuring
 from simulation.gate import Gate, Price, Spent
+from simulation.inflight import FIRST_TREES, Room, TreesInFlight
 from simulation.operations import judge_again, mend, operate, record
 from simulation.runs import check_identity, config_of, keep_cast, prompts_of
 from trees.call_log import StoreCallLog
@@ -53,7 +54,7 @@ from trees.writes import (
 )
 
 POLL_S = 0.25
-"""How often the engine looks for commands, in seconds."""
+"""How often the engine looks for commands, and for models with nothing to do, in seconds."""
 
 
 class Engine:
@@ -76,7 +77,10 @@ class Engine:
         self._levels = Permits(busy)
         self._bus = Bus(make_actors(cast, self._stage), limit=busy)
         self._judges: dict[str, JudgeSpec] = dict(cast.judges)
-        self._in_flight = Permits(config.limits.trees_in_flight)
+        self._in_flight = Permits(1)
+        self._trees: TreesInFlight | None = None
+        """What lets further trees in; None if their number is fixed."""
+        self._set_trees(config.limits)
         self._operating = asyncio.Lock()
         """Operations and judging read a tree and then write to it: one at a time."""
         self._taking = asyncio.Lock()
@@ -121,7 +125,7 @@ class Engine:
     # Playing
 
     async def _play_owed(self) -> None:
-        sql = "SELECT id FROM trees WHERE run_id = ? AND state = 'growing' ORDER BY position"
+        sql = "SELECT id FROM trees WHERE run_id = ? AND state = 'growing' ORDER BY turns DESC, position"
         owed = [row[0] for row in self._store.rows(sql, (self.run_row.id,))]
         async with asyncio.TaskGroup() as playing:
             for tree in owed:
@@ -130,6 +134,31 @@ class Engine:
                     self._in_flight.release()
                     return
                 playing.create_task(self._play(tree))
+
+    def _set_trees(self, limits: LimitsConfig) -> None:
+        fixed = limits.trees_in_flight
+        if fixed != "auto":
+            self._trees = None
+            self._in_flight.set_limit(fixed)
+            return
+        begun = max(self._in_flight.held, FIRST_TREES)
+        self._trees = TreesInFlight(len(self.cast.config.responders), begun, answered=self.gate.used.calls)
+        self._in_flight.set_limit(begun)
+
+    async def _let_trees_in(self) -> None:
+        """Let further trees begin while models have nothing to do."""
+        if self._trees is None or not self._in_flight.waiting or self._levels.waiting:
+            return
+        if self.gate.paused is not None or self.gate.halted is not None:
+            return
+        permits = [seat.permits for seat in self._calls.seats.values()]
+        rooms = [Room(each.limit, each.held, each.waiting) for each in permits]
+        before, self._trees = self._trees.trees, self._trees.seen(rooms, self.gate.used.calls)
+        if self._trees.trees != before:
+            self._in_flight.set_limit(self._trees.trees)
+            await self._writer.commit(
+                keep_event(self.run_row.id, "trees.let_in", {"was": before, "in_flight": self._trees.trees})
+            )
 
     async def _play(self, tree_id: str) -> None:
         try:
@@ -192,6 +221,7 @@ class Engine:
                     await self._writer.commit(heartbeat(self._lock))
                     beaten = time.monotonic()
                 await self._take_commands()
+                await self._let_trees_in()
             except StoreError as error:
                 self.gate.broke(error)
                 return
@@ -273,7 +303,8 @@ class Engine:
     async def _limits(self, args: dict[str, Any], asked_by: str) -> dict[str, Any]:
         limits = LimitsConfig.model_validate({**self.gate.limits.model_dump(), **args})
         self.gate.limits = limits
-        self._in_flight.set_limit(limits.trees_in_flight)
+        if "trees_in_flight" in args:
+            self._set_trees(limits)
         operation = {**self._store.run(self.run_row.id).operation, "limits": limits.model_dump()}
         await self._writer.commit(set_operation_fields(self.run_row.id, operation))
         return limits.model_dump()

@@ -14,16 +14,16 @@ from agents.permits import AdaptiveLimit
 
 FIRST_PERMITS = 4
 MOST_PERMITS = 64
-FIXED_PERMITS = 4096
-"""As many as a person may ask for."""
+MOST_BY_HAND = 1_000_000
+"""No number that anybody means is larger."""
 
 
 def number_or_auto(value: object) -> object:
     """Refuse in one sentence what is neither; pydantic would tell twice, once for each."""
-    counts = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= FIXED_PERMITS
+    counts = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST_BY_HAND
     if counts or value == "auto":
         return value
-    raise ValueError(f'give a number from 1 to {FIXED_PERMITS} or "auto", not {value!r}')
+    raise ValueError(f'give a number from 1 to {MOST_BY_HAND} or "auto", not {value!r}')
 
 
 NumberOrAuto = Annotated[int | Literal["auto"], BeforeValidator(number_or_auto)]
@@ -36,7 +36,7 @@ class ModelSettings(BaseModel):
         "auto", description='Calls that may be with this model at once: a number, or "auto", which finds it.'
     )
     max_permits: int | None = Field(
-        None, ge=1, le=FIXED_PERMITS, description='Most permits that "auto" gives; left out, what suits the backend.'
+        None, ge=1, le=MOST_BY_HAND, description='Most permits that "auto" gives; left out, what suits the backend.'
     )
     deadline_s: float = Field(180.0, gt=0, description="Longest wait for one attempt of a call, in seconds.")
     attempts: int = Field(4, ge=1, le=20, description="How often a call is tried in all before it counts as failed.")

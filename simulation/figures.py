@@ -49,9 +49,11 @@ class Measuring:
 
     async def note(self, *, last: bool = False) -> None:
         """Write what happened since the last time. Raises StoreError."""
+        # All are asked before any tally is taken: whoever is cancelled while waiting has taken nothing.
+        told = [await figures_of(measured.model) for measured in self._models]
         writes: list[Write] = []
-        for measured in self._models:
-            if (row := await measured.row()) is not None:
+        for measured, figures in zip(self._models, told, strict=True):
+            if (row := measured.row(figures)) is not None:
                 writes += keep_figures(self._run_id, row)
             if (change := measured.change(self._began, last=last)) is not None:
                 writes += keep_event(self._run_id, "permits.changed", change)
@@ -69,13 +71,16 @@ class _Measured:
         self._told_at = now
         self._told_limit = seat.permits.limit
 
+    @property
+    def model(self) -> Model:
+        return self._seat.model
+
     async def begin(self) -> None:
         """What the backend did before this engine is not this engine's."""
-        self._figures = await figures_of(self._seat.model)
+        self._figures = await figures_of(self.model)
 
-    async def row(self) -> ModelFigures | None:
+    def row(self, figures: Figures | None) -> ModelFigures | None:
         """What happened since the last time; None if nothing did."""
-        figures = await figures_of(self._seat.model)
         now, before, permits = time.monotonic(), self._figures, self._seat.permits
         tally, self._seat.tally = self._seat.tally, Tally()
         interval_s, self._looked_at, self._figures = now - self._looked_at, now, figures

@@ -55,4 +55,6 @@ class TreesInFlight:
         spare = min(self.spare, free) if self.looks else free
         if self.looks + 1 < LOOKS or answered - self.answered < self.trees:
             return replace(self, looks=self.looks + 1, spare=spare)
-        return TreesInFlight(self.width, self.trees + max(spare // self.width, 1), answered=answered)
+        # A quarter more at least: permits that answers give back at once never are many, however many trees there are.
+        more = max(spare // self.width, self.trees // 4, 1)
+        return TreesInFlight(self.width, self.trees + more, answered=answered)

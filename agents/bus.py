@@ -23,8 +23,9 @@ os.environ.setdefault("AUTOGEN_DISABLE_RUNTIME_TRACING", "true")
 
 from autogen_core import AgentId, MessageContext, RoutedAgent, SingleThreadedAgentRuntime, rpc
 
-from agents.calls import CallFailed, Halted, Permits
+from agents.calls import CallFailed, Halted
 from agents.messages import Failed, InduceRequest, JudgeRequest, Reply, Request, RespondRequest, SpeakRequest
+from agents.permits import Permits
 
 HALTED = "halted"
 """The kind of a reply that says only that no call may start any more."""

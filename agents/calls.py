@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
@@ -30,7 +29,9 @@ from agents.models.protocol import (
     ScoreRequest,
     Usage,
 )
+from agents.permits import Permits
 from agents.retries import Attempt, RetryPolicy, with_retries
+from agents.tally import Tally
 from trees.call_log import CallLog
 from trees.errors import StoreError
 from trees.ids import digest_of, text_digest
@@ -87,49 +88,6 @@ class Gate(Protocol):
         """The store cannot be written: nothing may go on."""
 
 
-class Permits:
-    """A number of permits that may change while somebody waits; given in the order of asking."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.held = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
-
-    async def acquire(self) -> None:
-        if self.held < self.limit and not self._waiting:
-            self.held += 1
-            return
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self.release()
-            raise
-
-    def release(self) -> None:
-        self.held -= 1
-        self._give()
-
-    def set_limit(self, limit: int) -> None:
-        self.limit = limit
-        self._give()
-
-    async def __aenter__(self) -> None:
-        await self.acquire()
-
-    async def __aexit__(self, *_: object) -> None:
-        self.release()
-
-    def _give(self) -> None:
-        while self._waiting and self.held < self.limit:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                self.held += 1
-                turn.set_result(None)
-
-
 @dataclass(slots=True)
 class Seat:
     """A loaded model with how it may be asked."""
@@ -141,6 +99,8 @@ class Seat:
     deadline_s: float
     """Longest wait for one attempt, in seconds."""
     retries: RetryPolicy
+    tally: Tally = field(default_factory=Tally)
+    """What was seen of it since somebody last looked."""
 
 
 DeltaSink = Callable[[Asking, int, str], None]
@@ -246,6 +206,7 @@ class Calls:
         outcome = await with_retries(attempt, seat.retries, seed=int(unasked[:8], 16))
         if outcome.answer is None:
             assert outcome.failure is not None
+            seat.tally.add_failure(len(outcome.attempts) - 1)
             raise await self._failed(asking, unasked, outcome.failure, outcome.attempts)
         return outcome.answer
 
@@ -259,12 +220,14 @@ class Calls:
             await self._gate.enter()
             async with seat.permits:
                 await self._gate.enter()
-                return await _in_time(ask(), seat.deadline_s)
+                return await _told(seat.permits, _in_time(ask(), seat.deadline_s))
 
         outcome = await with_retries(attempt, seat.retries, seed=int(call_id[:8], 16))
         if outcome.answer is None:
             assert outcome.failure is not None
+            seat.tally.add_failure(len(outcome.attempts) - 1)
             raise await self._failed(asking, call_id, outcome.failure, outcome.attempts)
+        seat.tally.add_answer(outcome.answer.usage, len(outcome.attempts))
         return outcome.answer, outcome.attempts
 
     async def _kept(self, keeping: Awaitable[Kept]) -> Kept:
@@ -309,6 +272,18 @@ def score_as_asked(request: ScoreRequest) -> dict[str, object]:
 def messages_digest(messages: tuple[Message, ...]) -> str:
     """The digest of a prompt as messages, before any template: what can be derived again from the store alone."""
     return digest_of("messages", [[m.role, m.content] for m in messages])
+
+
+async def _told(permits: Permits, asked: Awaitable[Answer]) -> Answer:
+    """Let an adaptive limit hear what became of an attempt."""
+    began = time.monotonic()
+    try:
+        answer = await asked
+    except ModelFailure as failure:
+        permits.failed(failure.kind, began, time.monotonic())
+        raise
+    permits.answered(began, time.monotonic(), answer.usage.output_tokens or 0)
+    return answer
 
 
 async def _in_time(waiting: Awaitable[T], deadline_s: float) -> T:

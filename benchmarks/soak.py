@@ -158,7 +158,7 @@ async def soak(seconds: float, kills: int) -> dict[str, Any]:
         watching = asyncio.create_task(watch())
         await asyncio.gather(*(worker() for _ in range(CONCURRENT)))
         watching.cancel()
-        counted = await model.figures()
+        counted = await model.counters()
         ended = sum(number for kind, number in seen.items() if kind != "asked again")
         return {
             "seconds": seconds,

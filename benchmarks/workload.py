@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.models.chat_template import ChatTemplate
+from agents.models.llama import LlamaModel
 from agents.models.llama_native import Weights
 from agents.models.llama_prompts import PromptReader
 from agents.models.protocol import ChatAnswer, ChatRequest, Message, Model, OnDelta, ScoreAnswer, ScoreRequest
@@ -128,7 +129,7 @@ async def play(model: dict[str, Any], judge: str, turns: int, trees: int) -> Pla
             began = time.perf_counter()
             await engine.run()
             seconds = time.perf_counter() - began
-            counted = await models[NAME].figures() if hasattr(models[NAME], "figures") else None
+            counted = await models[NAME].counters() if isinstance(models[NAME], LlamaModel) else None
             await close_engine(engine)
             with Store.read(path) as store:
                 failed = store.rows("SELECT count(*) FROM failures")[0][0]

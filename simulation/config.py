@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from agents.models.config import ModelConfig
 from agents.models.protocol import Sampling
+from agents.models.settings import NumberOrAuto
 from trees.errors import SetupError
 
 Preset = Literal["corrected", "paper", "paper-code"]
@@ -123,7 +124,9 @@ class PersonasConfig(Section):
 class LimitsConfig(Section):
     """All operational. 0 means no limit."""
 
-    trees_in_flight: int = Field(8, ge=1, description="Trees played at the same time.")
+    trees_in_flight: NumberOrAuto = Field(
+        "auto", description='Trees played at the same time: a number, or "auto", as many as keep the models busy.'
+    )
     calls: int = Field(0, ge=0, description="Stop after this many calls of this run; 0 is no limit.")
     tokens: int = Field(0, ge=0, description="Stop after this many tokens read and written; 0 is no limit.")
     minutes: float = Field(0, ge=0, description="Stop after this long at work, in minutes; 0 is no limit.")

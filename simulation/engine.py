@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from agents.bus import Bus
-from agents.calls import Calls, Halted, Permits
+from agents.calls import Calls, Halted
 from agents.judges.judge import JudgeAgent
 from agents.judges.verdicts import JudgeSpec
 from agents.messages import Person
 from agents.models.open import seat_of
 from agents.models.protocol import Model
+from agents.permits import Permits
 from agents.person import person_of
 from agents.prompts import Prompt
 from agents.roles import Stage
@@ -30,7 +31,9 @@ from simulation.cast import Cast, close_models, make_actors, make_cast, open_mod
 from simulation.config import LimitsConfig, RunConfig
 from simulation.deltas import DeltaServer, socket_path
 from simulation.episode import Scene, TurnFailed, play_tree
+from simulation.figures import Measuring
 from simulation.gate import Gate, Price, Spent
+from simulation.inflight import FIRST_TREES, Room, TreesInFlight
 from simulation.operations import judge_again, mend, operate, record
 from simulation.runs import check_identity, config_of, keep_cast, prompts_of
 from trees.call_log import StoreCallLog
@@ -51,7 +54,7 @@ from trees.writes import (
 )
 
 POLL_S = 0.25
-"""How often the engine looks for commands, in seconds."""
+"""How often the engine looks for commands, and for models with nothing to do, in seconds."""
 
 
 class Engine:
@@ -70,16 +73,20 @@ class Engine:
         self._calls = Calls(seats, StoreCallLog(store, self._writer, run.id), self.gate)
         self._revisions = store.revisions(run.id)
         self._stage = Stage(self._calls, _all_prompts(store, self._revisions))
-        busy = 2 * sum(seat.permits.limit for seat in seats.values())
+        busy = 2 * sum(seat.permits.most for seat in seats.values())
         self._levels = Permits(busy)
         self._bus = Bus(make_actors(cast, self._stage), limit=busy)
         self._judges: dict[str, JudgeSpec] = dict(cast.judges)
-        self._in_flight = Permits(config.limits.trees_in_flight)
+        self._in_flight = Permits(1)
+        self._trees: TreesInFlight | None = None
+        """What lets further trees in; None if their number is fixed."""
+        self._set_trees(config.limits)
         self._operating = asyncio.Lock()
         """Operations and judging read a tree and then write to it: one at a time."""
         self._taking = asyncio.Lock()
         """Between reading a command and noting that it is taken, nobody else may read it."""
         self._handling: set[asyncio.Task[None]] = set()
+        self._measuring = Measuring(run.id, seats, self._writer)
         self._deltas = DeltaServer(socket_path(store.path, run.id), self._listen)
 
     # From outside
@@ -97,7 +104,7 @@ class Engine:
         """Play what is owed and answer commands until there is nothing left; returns how the run stands then."""
         await self._bus.start()
         await self._deltas.start()
-        watching = asyncio.create_task(self._watch())
+        watching = [asyncio.create_task(self._watch()), asyncio.create_task(self._measure())]
         try:
             await self._note("running", "engine.started", {"pid": self._lock.pid})
             if retry_failed:
@@ -109,15 +116,16 @@ class Engine:
             error = group.exceptions[0]
             self.gate.broke(error if isinstance(error, StoreError) else StoreError(str(error)))
         finally:
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
+            for task in watching:
+                task.cancel()
+            await asyncio.gather(*watching, return_exceptions=True)
             state = await self._leave()
         return state
 
     # Playing
 
     async def _play_owed(self) -> None:
-        sql = "SELECT id FROM trees WHERE run_id = ? AND state = 'growing' ORDER BY position"
+        sql = "SELECT id FROM trees WHERE run_id = ? AND state = 'growing' ORDER BY turns DESC, position"
         owed = [row[0] for row in self._store.rows(sql, (self.run_row.id,))]
         async with asyncio.TaskGroup() as playing:
             for tree in owed:
@@ -126,6 +134,31 @@ class Engine:
                     self._in_flight.release()
                     return
                 playing.create_task(self._play(tree))
+
+    def _set_trees(self, limits: LimitsConfig) -> None:
+        fixed = limits.trees_in_flight
+        if fixed != "auto":
+            self._trees = None
+            self._in_flight.set_limit(fixed)
+            return
+        begun = max(self._in_flight.held, FIRST_TREES)
+        self._trees = TreesInFlight(len(self.cast.config.responders), begun, answered=self.gate.used.calls)
+        self._in_flight.set_limit(begun)
+
+    async def _let_trees_in(self) -> None:
+        """Let further trees begin while models have nothing to do."""
+        if self._trees is None or not self._in_flight.waiting or self._levels.waiting:
+            return
+        if self.gate.paused is not None or self.gate.halted is not None:
+            return
+        permits = [seat.permits for seat in self._calls.seats.values()]
+        rooms = [Room(each.limit, each.held, each.waiting) for each in permits]
+        before, self._trees = self._trees.trees, self._trees.seen(rooms, self.gate.used.calls)
+        if self._trees.trees != before:
+            self._in_flight.set_limit(self._trees.trees)
+            await self._writer.commit(
+                keep_event(self.run_row.id, "trees.let_in", {"was": before, "in_flight": self._trees.trees})
+            )
 
     async def _play(self, tree_id: str) -> None:
         try:
@@ -188,10 +221,18 @@ class Engine:
                     await self._writer.commit(heartbeat(self._lock))
                     beaten = time.monotonic()
                 await self._take_commands()
+                await self._let_trees_in()
             except StoreError as error:
                 self.gate.broke(error)
                 return
             await asyncio.sleep(POLL_S)
+
+    async def _measure(self) -> None:
+        """Write what the models are doing, until cancelled."""
+        try:
+            await self._measuring.follow()
+        except StoreError as error:
+            self.gate.broke(error)
 
     async def _take_commands(self) -> None:
         async with self._taking:
@@ -254,13 +295,16 @@ class Engine:
         seat = self._calls.seats.get(str(args["model"]))
         if seat is None:
             raise SetupError(f"no model {args['model']!r}; there are {', '.join(self._calls.seats)}")
-        seat.permits.set_limit(max(1, int(args["limit"])))
-        return {"model": args["model"], "limit": seat.permits.limit}
+        entry = self.cast.config.models[str(args["model"])]
+        auto = args["limit"] == "auto"
+        seat.permits.set_limit(entry.adaptive_limit() if auto else max(1, int(args["limit"])))
+        return {"model": args["model"], "limit": args["limit"] if auto else seat.permits.limit}
 
     async def _limits(self, args: dict[str, Any], asked_by: str) -> dict[str, Any]:
         limits = LimitsConfig.model_validate({**self.gate.limits.model_dump(), **args})
         self.gate.limits = limits
-        self._in_flight.set_limit(limits.trees_in_flight)
+        if "trees_in_flight" in args:
+            self._set_trees(limits)
         operation = {**self._store.run(self.run_row.id).operation, "limits": limits.model_dump()}
         await self._writer.commit(set_operation_fields(self.run_row.id, operation))
         return limits.model_dump()
@@ -345,6 +389,10 @@ class Engine:
         await asyncio.gather(*self._handling, return_exceptions=True)
         await self._bus.close()
         await self._deltas.close()
+        try:
+            await self._measuring.note(last=True)
+        except StoreError as error:
+            self.gate.broke(error)
         state, reason = how_it_stands(self._store, self.run_row.id, self.gate.halted)
         try:
             asked = self.gate.used.calls - self._asked_before

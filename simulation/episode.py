@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from agents.bus import HALTED, Bus
-from agents.calls import Halted, Permits
+from agents.calls import Halted
 from agents.judges.measured import panel_judgement
 from agents.judges.verdicts import JudgeSpec
 from agents.messages import (
@@ -31,6 +31,7 @@ from agents.messages import (
     Said,
     SpeakRequest,
 )
+from agents.permits import Permits
 from agents.roles import Role
 from simulation.branching import choose
 from simulation.config import BranchingConfig

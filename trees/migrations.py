@@ -334,3 +334,35 @@ def m006_views_and_search(db: Database) -> None:
 
     CREATE VIRTUAL TABLE node_words USING fts5(words, content='', tokenize='unicode61 remove_diacritics 2');
     """)
+
+
+@migrations()
+def m007_model_figures(db: Database) -> None:
+    """What each model was doing, a row for every stretch of about two seconds in which it had calls."""
+    db.executescript("""
+    CREATE TABLE model_figures (
+        run_id TEXT NOT NULL REFERENCES runs(id) ON DELETE CASCADE,
+        model TEXT NOT NULL,          -- its name in the run's configuration
+        at REAL NOT NULL,             -- Unix seconds: the end of the stretch
+        interval_s REAL NOT NULL CHECK (interval_s > 0), -- its length
+        answered INTEGER NOT NULL,    -- calls answered in it
+        failed INTEGER NOT NULL,      -- calls that got no answer in the end
+        retries INTEGER NOT NULL,     -- attempts beyond the first of each call
+        permits INTEGER NOT NULL,     -- calls that may be with the model at once, at the end
+        held INTEGER NOT NULL,        -- calls with the model, at the end
+        queued INTEGER NOT NULL,      -- calls that wait for a permit, at the end
+        first_token_median_s REAL,    -- seconds to the first token, over the calls answered that say
+        first_token_p95_s REAL,
+        prompt_read INTEGER NOT NULL, -- tokens of prompts that were read
+        prompt_reused INTEGER NOT NULL, -- tokens of prompts that a cache knew already
+        tokens_out INTEGER NOT NULL,  -- tokens written
+        tokens_out_per_s REAL GENERATED ALWAYS AS (tokens_out / interval_s) VIRTUAL,
+        steps INTEGER,                -- batches decoded; this and what follows is NULL where the backend does not tell
+        batch_fill REAL,              -- sequences in a batch, on average
+        running INTEGER,              -- sequences at work in the backend, at the end
+        waiting INTEGER,              -- sequences in the backend's own queue, at the end
+        cells_used INTEGER,           -- tokens in its cache, at the end
+        cells INTEGER,                -- tokens that its cache holds
+        PRIMARY KEY (run_id, model, at)
+    ) WITHOUT ROWID;
+    """)

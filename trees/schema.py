@@ -11,4 +11,5 @@ MIGRATIONS = (
     "m004_calls",
     "m005_jobs",
     "m006_views_and_search",
+    "m007_model_figures",
 )

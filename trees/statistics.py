@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from string import ascii_uppercase
+from typing import Any
 
 from trees.store import Store
 from trees.text import unescape
@@ -126,6 +127,40 @@ class DriftStatistics:
     """Messages that still drifted after the last re-roll, by the kind of drift."""
 
 
+@dataclass(frozen=True, slots=True)
+class ModelActivity:
+    """What one model did in a run, as its engine measured it, and how it stood when that was last done."""
+
+    model: str
+    answered: int
+    """This and what follows: of the whole run, but for rows that were pruned."""
+    failed: int
+    retries: int
+    prompt_read: int
+    prompt_reused: int
+    tokens_out: int
+    at: float
+    """When it was last measured, in Unix seconds."""
+    permits: int
+    held: int
+    queued: int
+    running: int | None
+    waiting: int | None
+    cells_used: int | None
+    cells: int | None
+    tokens_out_per_s: float
+    """Over the last `LATELY_S` seconds before that; the same for what follows."""
+    batch_fill: float | None
+    """Sequences in a batch, on average."""
+    first_token_median_s: float | None
+    """Of the latest row that has one."""
+    first_token_p95_s: float | None
+
+
+LATELY_S = 10.0
+"""Long enough for several rows of a model's figures, short enough to be now."""
+
+
 def progress(store: Store, run_id: str) -> Progress:
     """How far a run is."""
     states = dict(store.rows("SELECT state, count(*) FROM trees WHERE run_id = ? GROUP BY state", (run_id,)))
@@ -149,6 +184,34 @@ def usage(store: Store, run_id: str) -> list[Usage]:
     GROUP BY role, model ORDER BY role, label, model
     """
     return [Usage(*row) for row in store.rows(sql, (run_id,))]
+
+
+def model_activity(store: Store, run_id: str) -> list[ModelActivity]:
+    """What each model of a run did, by name."""
+    sums = """
+    SELECT model, sum(answered), sum(failed), sum(retries), sum(prompt_read), sum(prompt_reused), sum(tokens_out),
+           max(at)
+    FROM model_figures WHERE run_id = ? GROUP BY model ORDER BY model
+    """
+    return [_activity(store, run_id, *row) for row in store.rows(sums, (run_id,))]
+
+
+def _activity(store: Store, run_id: str, model: str, *sums: Any) -> ModelActivity:
+    gauges = "SELECT permits, held, queued, running, waiting, cells_used, cells"
+    lately = """
+    SELECT total(tokens_out) / total(interval_s), total(batch_fill * steps) / nullif(total(steps), 0)
+    FROM model_figures WHERE run_id = ? AND model = ? AND at > ?
+    """
+    first_token = """
+    SELECT first_token_median_s, first_token_p95_s FROM model_figures
+    WHERE run_id = ? AND model = ? AND first_token_median_s IS NOT NULL ORDER BY at DESC LIMIT 1
+    """
+    at = sums[-1]
+    of_last = f"{gauges} FROM model_figures WHERE run_id = ? AND model = ? AND at = ?"
+    last = store.rows(of_last, (run_id, model, at))[0]
+    rates = store.rows(lately, (run_id, model, at - LATELY_S))[0]
+    waits = store.rows(first_token, (run_id, model)) or [(None, None)]
+    return ModelActivity(unescape(model), *sums, *last, *rates, *waits[0])
 
 
 def failures_by_cause(store: Store, run_id: str) -> list[Failures]:

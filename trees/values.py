@@ -200,6 +200,38 @@ class CallFailure:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelFigures:
+    """What one model did in one stretch of a run. Gauges are those of its end."""
+
+    model: str
+    """Its name in the configuration."""
+    at: float
+    """End of the stretch, in Unix seconds."""
+    interval_s: float
+    answered: int
+    failed: int
+    retries: int
+    permits: int
+    held: int
+    """Calls with the model."""
+    queued: int
+    """Calls that wait for a permit."""
+    first_token_median_s: float | None
+    first_token_p95_s: float | None
+    prompt_read: int
+    prompt_reused: int
+    tokens_out: int
+    steps: int | None = None
+    """This and what follows: as the backend tells, None where it does not."""
+    batch_fill: float | None = None
+    """Sequences in a step, on average."""
+    running: int | None = None
+    waiting: int | None = None
+    cells_used: int | None = None
+    cells: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Turn:
     """One turn, complete: what is committed together."""
 

@@ -417,6 +417,23 @@ def _prompts(checking: _Checking) -> Iterator[Finding]:
             yield Finding("prompt", use.call_id, f"{place}: rendered again, it is not what was sent")
 
 
+# Figures
+
+
+def _figures(checking: _Checking) -> Iterator[Finding]:
+    sql = """
+    SELECT f.run_id, f.model, f.at, f.first_token_median_s > f.first_token_p95_s,
+           min(f.answered, f.failed, f.retries, f.held, f.queued, f.prompt_read, f.prompt_reused, f.tokens_out) < 0,
+           r.identity
+    FROM model_figures f JOIN runs r ON r.id = f.run_id
+    """
+    for run, model, at, swapped, negative, identity in checking.rows("figures", sql):
+        if unescape(model) not in json.loads(identity).get("models", {}):
+            yield Finding("figures", run, f"figures of the model {unescape(model)!r}, which the run does not have")
+        if swapped or negative:
+            yield Finding("counts", run, f"what {unescape(model)!r} did until {at:.3f} is counted wrongly")
+
+
 # The full-text index
 
 
@@ -465,5 +482,6 @@ _CHECKS: tuple[Check, ...] = (
     _asked_calls,
     _calls,
     _prompts,
+    _figures,
     _search_index,
 )

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from trees.ids import canonical_json, digest_of
 from trees.personas import Personality, Profile
 from trees.text import escape, search_form
-from trees.values import Call, CallFailure, Continued, Judgement, Ledger, Node, RunState, Turn, Use
+from trees.values import Call, CallFailure, Continued, Judgement, Ledger, ModelFigures, Node, RunState, Turn, Use
 
 Write = tuple[str, tuple[object, ...]]
 
@@ -280,6 +280,14 @@ def keep_event(job_id: str, kind: str, data: Mapping[str, object]) -> list[Write
     return [(sql, (job_id, kind, canonical_json(dict(data)), time.time()))]
 
 
+def keep_figures(run_id: str, figures: ModelFigures) -> list[Write]:
+    names = ModelFigures.__slots__
+    # A clock that was set back may give a moment twice: that is no reason to stop a run.
+    sql = _insert("model_figures", f"run_id, {', '.join(names)}", on_conflict=_KEEP_FIRST)
+    values = (getattr(figures, name) for name in names)
+    return [(sql, (run_id, *(escape(value) if isinstance(value, str) else value for value in values)))]
+
+
 def merge_words() -> list[Write]:
     """Make the full-text index one piece again: looking up a word then takes as long in a large store as in a small."""
     return [("INSERT INTO node_words (node_words) VALUES ('optimize')", ())]
@@ -315,6 +323,11 @@ def prune_shared() -> list[Write]:
         "DELETE FROM models WHERE NOT EXISTS (SELECT 1 FROM runs)",
     )
     return [(sql, ()) for sql in statements]
+
+
+def prune_figures() -> list[Write]:
+    """What models were doing in runs that nobody is at work on."""
+    return [("DELETE FROM model_figures WHERE run_id NOT IN (SELECT job_id FROM locks)", ())]
 
 
 def in_one(lists: Iterable[Sequence[Write]]) -> list[Write]:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from agents.calls import Calls, DeltaSink, Permits, Seat
+from agents.calls import Calls, DeltaSink, Seat
 from agents.messages import Line, Place, RespondRequest
 from agents.models.protocol import Model, Sampling
+from agents.permits import Permits
 from agents.prompts import Prompt
 from agents.responder import Responder
 from agents.retries import RetryPolicy

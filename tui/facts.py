@@ -17,6 +17,7 @@ from trees.statistics import (
     drift_statistics,
     failures_by_cause,
     judge_statistics,
+    model_activity,
     usage,
 )
 from trees.store import RunRow, Store
@@ -76,6 +77,7 @@ def run_facts(store: Store, run: RunRow) -> dict[str, Any]:
         **facts,
         "run": run_line(run),
         "roles": [_plain(row) for row in usage(store, run.id)],
+        "models": model_facts(store, run),
         "failures": [_plain(row) for row in failures_by_cause(store, run.id)],
         "failed_trees": [
             {"kind": kind, "message": unescape(message), "trees": number}
@@ -85,6 +87,11 @@ def run_facts(store: Store, run: RunRow) -> dict[str, Any]:
         "drift": {**_plain(drift), "drifting": dict(drift.drifting)},
         "engine": engine_line(lock_of(store, run.id)),
     }
+
+
+def model_facts(store: Store, run: RunRow) -> list[dict[str, Any]]:
+    """What each model of a run did and does, as its engine measured it."""
+    return [_plain(row) for row in model_activity(store, run.id)]
 
 
 def run_line(run: RunRow) -> dict[str, Any]:

@@ -23,6 +23,7 @@ def say_facts(facts: Mapping[str, Any]) -> None:
     say(f"calls   {calls['answered']} answered, {calls['failed']} failed; {_tokens(calls)}")
     say(f"engine  {engine_in_words(facts['engine'])}")
     _say_roles(facts["roles"])
+    _say_models(facts["models"])
     _say_judges(facts["judges"])
     _say_drift(facts["drift"])
     _say_failures(facts)
@@ -79,6 +80,45 @@ def _say_roles(roles: list[dict[str, Any]]) -> None:
     ]
     headings = ("role", "model", "calls", "read", "cached", "written", "time", "a call", "retries")
     say_table(headings, rows, right=headings[2:])
+
+
+MODEL_HEADINGS = (
+    "model",
+    "permits",
+    "in use",
+    "queued",
+    "read",
+    "reused",
+    "written",
+    "a second",
+    "a batch",
+    "first token",
+    "95 %",
+)
+
+
+def model_row(row: Mapping[str, Any]) -> tuple[object, ...]:
+    """A model's figures under `MODEL_HEADINGS`; the queue is that before the permits and the backend's own."""
+    fill, median, slow = row["batch_fill"], row["first_token_median_s"], row["first_token_p95_s"]
+    return (
+        row["model"],
+        row["permits"],
+        row["held"],
+        row["queued"] if row["waiting"] is None else f"{row['queued']} + {row['waiting']}",
+        count(row["prompt_read"]),
+        count(row["prompt_reused"]),
+        count(row["tokens_out"]),
+        count(row["tokens_out_per_s"]),
+        None if fill is None else f"{fill:.1f}",
+        None if median is None else f"{median:.2f} s",
+        None if slow is None else f"{slow:.2f} s",
+    )
+
+
+def _say_models(models: list[dict[str, Any]]) -> None:
+    if models:
+        say("")
+        say_table(MODEL_HEADINGS, [model_row(row) for row in models], right=MODEL_HEADINGS[1:])
 
 
 def _say_judges(judges: list[dict[str, Any]]) -> None:

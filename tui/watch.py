@@ -135,7 +135,7 @@ async def _draw(store: Store, run_id: str, lanes: Lanes) -> None:
     from rich.live import Live
 
     from trees.jobs import live_engine
-    from tui.facts import progress_facts
+    from tui.facts import model_facts, progress_facts
 
     rate, out = Rate(), console()
     with Live(console=out, auto_refresh=False, transient=True) as live:
@@ -146,18 +146,26 @@ async def _draw(store: Store, run_id: str, lanes: Lanes) -> None:
             told = in_a_line(facts, rate.add(now, tokens_of(facts)))
             heard = duration(time.time() - lock.heartbeat_at)
             heading = f"{run_id[:8]} {row.state}, pid {lock.pid}, heard of {heard} ago"
-            live.update(_picture(heading, told, lanes.shown(now, max(out.width - 36, 20))), refresh=True)
+            shown = lanes.shown(now, max(out.width - 36, 20))
+            live.update(_picture(heading, told, model_facts(store, row), shown), refresh=True)
             await asyncio.sleep(DRAW_EVERY_S)
 
 
-def _picture(heading: str, told: str, lanes: list[tuple[str, str]]) -> RenderableType:
+def _picture(heading: str, told: str, models: list[dict[str, Any]], lanes: list[tuple[str, str]]) -> RenderableType:
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
+
+    from tui.statusview import MODEL_HEADINGS, model_row
 
     table: Any = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="bold", no_wrap=True, width=34)
     table.add_column(no_wrap=True)
     for who, text in lanes:
         table.add_row(Text(who), Text(text))
-    return Group(Text(heading, style="bold"), Text(told, overflow="fold"), table)
+    figures: Any = Table(box=None, pad_edge=False, header_style="dim")
+    for number, name in enumerate(MODEL_HEADINGS):
+        figures.add_column(name, justify="right" if number else "left")
+    for row in models:
+        figures.add_row(*(Text("" if cell is None else one_line(str(cell), 24)) for cell in model_row(row)))
+    return Group(Text(heading, style="bold"), Text(told, overflow="fold"), figures, table)

@@ -22,6 +22,7 @@ from agents.models.protocol import (
     ChatRequest,
     Completion,
     EmbedAnswer,
+    Figures,
     Message,
     ModelFailure,
     ModelIdentity,
@@ -141,6 +142,9 @@ class AutogenModel:
 
     async def embed(self, texts: Sequence[str]) -> EmbedAnswer:
         raise ModelFailure("unsupported", "an AutoGen chat client does not embed")
+
+    async def figures(self) -> Figures | None:
+        return None
 
     async def close(self) -> None:
         if self._client is not None:

@@ -25,6 +25,7 @@ from agents.models.protocol import (
     ChatRequest,
     Completion,
     EmbedAnswer,
+    Figures,
     Message,
     ModelFailure,
     ModelIdentity,
@@ -108,6 +109,11 @@ class LlamaConfig(ModelSettings):
         if 0 < self.cells < self.context:
             raise ValueError(f"cells = {self.cells} must be at least context = {self.context}, or 0")
         return self
+
+    def span(self) -> tuple[int, int]:
+        """As many as are decoded together, and half as many that wait: the scheduler picks what shares most."""
+        together = 1 if self.exact else self.parallel
+        return together + (together + 1) // 2, together + (together + 1) // 2
 
     def settings(self) -> dict[str, object]:
         """What changes answers beside the weights."""
@@ -211,10 +217,27 @@ class LlamaModel:
         told = await self._ask("embed", {"texts": list(texts)})
         return EmbedAnswer(tuple(map(tuple, told["vectors"])), Usage(prompt_tokens=told["tokens"]))
 
-    async def figures(self) -> dict[str, float]:
-        """Counters since the child started, and gauges of now; see `Scheduler.figures`."""
-        told: dict[str, float] = await self._ask("figures", {})
+    async def counters(self) -> dict[str, float] | None:
+        """What the child counts, as `Scheduler.figures` names it; None while there is no child."""
+        worker = self._running()
+        told: dict[str, float] | None = await worker.ask("figures", {}) if worker else None
         return told
+
+    async def figures(self) -> Figures | None:
+        told = await self.counters()
+        if told is None:
+            return None
+        return Figures(
+            prompt_read=int(told["prompt_read"]),
+            prompt_reused=int(told["prompt_reused"]),
+            tokens_out=int(told["tokens_out"]),
+            steps=int(told["steps"]),
+            batch_fill=told["batch_fill"] if told["steps"] else None,
+            running=int(told["running"]),
+            waiting=int(told["waiting"]),
+            cells_used=int(told["cells_used"]),
+            cells=int(told["cells"]),
+        )
 
     async def close(self) -> None:
         self._open = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agents.calls import Permits, Seat
+from agents.calls import Seat
 from agents.models.autogen import AutogenConfig, AutogenModel
 from agents.models.config import ModelConfig
 from agents.models.llama import LlamaConfig, LlamaModel
@@ -12,6 +12,7 @@ from agents.models.replay import ReplayConfig, ReplayModel
 from agents.models.scripted import ScriptedModel
 from agents.models.transformers import TransformersConfig, TransformersModel
 from agents.models.vllm import VllmConfig, VllmModel
+from agents.permits import Permits
 from agents.retries import RetryPolicy
 
 
@@ -37,5 +38,5 @@ def open_model(name: str, config: ModelConfig) -> Model:
 def seat_of(model: Model, config: ModelConfig) -> Seat:
     """A loaded model with how its entry allows it to be asked."""
     return Seat(
-        model, model.identity.id, Permits(config.permits), config.deadline_s, RetryPolicy(attempts=config.attempts)
+        model, model.identity.id, Permits(config.limit()), config.deadline_s, RetryPolicy(attempts=config.attempts)
     )

@@ -23,6 +23,7 @@ from agents.models.protocol import (
     ChatAnswer,
     ChatRequest,
     EmbedAnswer,
+    Figures,
     Message,
     ModelFailure,
     ModelIdentity,
@@ -163,6 +164,9 @@ class OpenAIModel:
     async def embed(self, texts: Sequence[str]) -> EmbedAnswer:
         body = await self._http.ask("/embeddings", {"model": self._config.model, "input": list(texts)})
         return EmbedAnswer(_vectors(body, len(texts)))
+
+    async def figures(self) -> Figures | None:
+        return None
 
     async def close(self) -> None:
         await self._http.close()

@@ -10,7 +10,7 @@ Invariant: the same request to a model with the same `ModelIdentity` asks for th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 from trees.ids import digest_of
@@ -223,6 +223,44 @@ def estimated_tokens(texts: Sequence[str]) -> list[int]:
     return [-(-len(text.encode("utf-8", "surrogatepass")) // 3) for text in texts]
 
 
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What a backend counts of itself: counters since its start, and gauges of now."""
+
+    prompt_read: int
+    """Tokens of prompts that were read."""
+    prompt_reused: int
+    """Tokens of prompts that were known already."""
+    tokens_out: int
+    steps: int
+    """Batches that were decoded."""
+    batch_fill: float | None
+    """Sequences in a step, on average over the steps counted; None where unknown or without steps."""
+    running: int
+    """Sequences at work now."""
+    waiting: int
+    """Sequences in the backend's own queue now."""
+    cells_used: int | None
+    """Tokens in the cache now."""
+    cells: int | None
+    """Tokens that the cache holds."""
+
+    def since(self, before: Figures | None) -> Figures:
+        """The same for the time since `before` alone, unless the backend was started again after it."""
+        if before is None or before.steps > self.steps:
+            return self
+        steps = self.steps - before.steps
+        rides = (self.batch_fill or 0.0) * self.steps - (before.batch_fill or 0.0) * before.steps
+        return replace(
+            self,
+            prompt_read=self.prompt_read - before.prompt_read,
+            prompt_reused=self.prompt_reused - before.prompt_reused,
+            tokens_out=self.tokens_out - before.tokens_out,
+            steps=steps,
+            batch_fill=rides / steps if steps and self.batch_fill is not None else None,
+        )
+
+
 OnDelta = Callable[[int, str], None]
 """Called with (index of the answer, new text) as an answer is written. Must not block; may be dropped."""
 
@@ -255,6 +293,9 @@ class Model(Protocol):
     async def score(self, request: ScoreRequest) -> ScoreAnswer: ...
 
     async def embed(self, texts: Sequence[str]) -> EmbedAnswer: ...
+
+    async def figures(self) -> Figures | None:
+        """What the backend counts of itself; None where it cannot tell. Starts nothing. May raise ModelFailure."""
 
     async def close(self) -> None:
         """Free everything, leave no process behind. Safe to call twice."""

@@ -27,6 +27,7 @@ from agents.models.protocol import (
     ChatAnswer,
     ChatRequest,
     EmbedAnswer,
+    Figures,
     Message,
     ModelFailure,
     ModelIdentity,
@@ -98,6 +99,9 @@ class ReplayModel:
 
     async def embed(self, texts: Sequence[str]) -> EmbedAnswer:
         raise ModelFailure("unsupported", "replayed models do not embed")
+
+    async def figures(self) -> Figures | None:
+        return None
 
     async def close(self) -> None:
         if self._store is not None:

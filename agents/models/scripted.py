@@ -33,6 +33,7 @@ from agents.models.protocol import (
     Completion,
     EmbedAnswer,
     FailureKind,
+    Figures,
     Message,
     ModelFailure,
     ModelIdentity,
@@ -202,6 +203,9 @@ class ScriptedModel:
         """Hashed bags of words, of length 1."""
         await self._take_time()
         return EmbedAnswer(tuple(_embedding(text) for text in texts))
+
+    async def figures(self) -> Figures | None:
+        return None
 
     async def close(self) -> None:
         """Nothing to free."""

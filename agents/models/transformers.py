@@ -28,6 +28,7 @@ from agents.models.protocol import (
     ChatAnswer,
     ChatRequest,
     EmbedAnswer,
+    Figures,
     Message,
     ModelFailure,
     ModelIdentity,
@@ -224,6 +225,9 @@ class TransformersModel:
 
     async def embed(self, texts: Sequence[str]) -> EmbedAnswer:
         raise ModelFailure("unsupported", "the transformers backend does not embed")
+
+    async def figures(self) -> Figures | None:
+        return None
 
     async def close(self) -> None:
         thread, self._thread = self._thread, None

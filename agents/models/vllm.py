@@ -41,6 +41,7 @@ from agents.models.protocol import (
     ChatAnswer,
     ChatRequest,
     EmbedAnswer,
+    Figures,
     Message,
     ModelFailure,
     ModelIdentity,
@@ -285,6 +286,9 @@ class VllmModel:
         """
         if self.config.endpoint is None:
             await self._end()
+
+    async def figures(self) -> Figures | None:
+        return None
 
     async def close(self) -> None:
         self._open = False

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agents.calls import Asking, CallFailed, Calls, Gate, Halted, Permits
+from agents.calls import Asking, CallFailed, Calls, Gate, Halted
 from agents.models.protocol import (
     ChatAnswer,
     ChatRequest,
@@ -21,6 +21,7 @@ from agents.models.protocol import (
     ScoreRequest,
     Usage,
 )
+from agents.permits import Permits
 from agents.retries import RetryPolicy
 from tests.support.agents import (
     ASKING,

@@ -17,6 +17,7 @@ from agents.models.protocol import ChatAnswer, ChatRequest, OnDelta
 from agents.models.scripted import ScriptedConfig, ScriptedModel
 from agents.prompts import Prompt
 from simulation.engine import Engine, close_engine, open_engine
+from simulation.inflight import FIRST_TREES
 from tests.support.play import begun, configuration, engine_for, play, trees_of
 from trees.errors import Locked, SetupError, StoreFull
 from trees.jobs import ask, command, lock_of
@@ -173,6 +174,14 @@ async def test_permits_and_limits_change_while_it_runs(store_path: Path) -> None
             "model": "scripted",
             "limit": 1,
         }
+        assert engine._calls.seats["scripted"].permits.adaptive is None
+        again = await answered(store_path, tell(store_path, run, "permits", model="scripted", limit="auto"))
+        assert again == {"model": "scripted", "limit": "auto"}
+        assert engine._calls.seats["scripted"].permits.adaptive is not None
+        trees = await answered(store_path, tell(store_path, run, "limits", trees_in_flight=16))
+        assert (trees["trees_in_flight"], engine._in_flight.limit) == (16, 16)
+        trees = await answered(store_path, tell(store_path, run, "limits", trees_in_flight="auto"))
+        assert (trees["trees_in_flight"], engine._in_flight.limit) == ("auto", FIRST_TREES)
         refused = await answered(store_path, tell(store_path, run, "permits", model="nobody", limit=1))
         assert "no model 'nobody'" in refused["error"]
         limits = await answered(store_path, tell(store_path, run, "limits", calls=12))
@@ -183,7 +192,7 @@ async def test_permits_and_limits_change_while_it_runs(store_path: Path) -> None
     with Store.read(store_path) as store:
         assert store.run(run).operation["limits"]["calls"] == 12
         verbs = [json.loads(row[0])["verb"] for row in store.rows("SELECT data FROM events WHERE kind = 'command'")]
-        assert verbs == ["permits", "permits", "limits", "dance"]
+        assert verbs == ["permits", "permits", "limits", "limits", "permits", "limits", "dance"]
 
 
 async def test_a_used_up_budget_stops_and_a_larger_one_goes_on(store_path: Path) -> None:

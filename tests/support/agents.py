@@ -7,7 +7,7 @@ import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-from agents.calls import Asking, Calls, Permits, Seat
+from agents.calls import Asking, Calls, Seat
 from agents.messages import Candidate, Line, Person, Place
 from agents.models.protocol import (
     Capabilities,
@@ -15,6 +15,7 @@ from agents.models.protocol import (
     ChatRequest,
     Completion,
     EmbedAnswer,
+    Figures,
     Message,
     Model,
     ModelFailure,
@@ -26,6 +27,7 @@ from agents.models.protocol import (
     ScoreRequest,
     Usage,
 )
+from agents.permits import Permits
 from agents.prompts import SHIPPED_NAMES, Prompt, load_prompt
 from agents.retries import RetryPolicy
 from agents.roles import Stage
@@ -153,6 +155,9 @@ class FakeModel:
 
     async def embed(self, texts: Sequence[str]) -> EmbedAnswer:
         raise ModelFailure("unsupported", "this model embeds nothing")
+
+    async def figures(self) -> Figures | None:
+        return None
 
     async def close(self) -> None:
         return

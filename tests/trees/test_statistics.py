@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.builders import BuiltRun, judge_again, judged, make_judge, make_run, small_store
+from trees.jobs import release, take_lock
 from trees.statistics import (
     Failures,
     Rate,
@@ -18,14 +20,15 @@ from trees.statistics import (
     failures_by_cause,
     flip_rate,
     judge_statistics,
+    model_activity,
     pick_position,
     progress,
     usage,
     wilson,
 )
 from trees.store import Store
-from trees.values import CallFailure, Node, Presentation
-from trees.writes import keep_failure, resolve_failures
+from trees.values import CallFailure, ModelFigures, Node, Presentation
+from trees.writes import delete_run, keep_failure, keep_figures, prune_figures, resolve_failures
 
 
 @pytest.mark.parametrize(
@@ -97,6 +100,64 @@ def test_usage_counts_each_call_once(built: tuple[Store, BuiltRun]) -> None:
         10,
     )
     assert (user.seconds, user.first_token_s, user.failed_attempts) == (1.0, 0.1, 2)
+
+
+def measured(model: str, at: float, tokens_out: int, **more: Any) -> ModelFigures:
+    counts: dict[str, Any] = {
+        "interval_s": 2.0,
+        "answered": 3,
+        "failed": 1,
+        "retries": 2,
+        "permits": 8,
+        "held": 8,
+        "queued": 5,
+        "first_token_median_s": 0.2,
+        "first_token_p95_s": 0.9,
+        "prompt_read": 100,
+        "prompt_reused": 900,
+    }
+    return ModelFigures(model, at, tokens_out=tokens_out, **{**counts, **more})
+
+
+def test_what_a_model_did_is_summed_and_how_it_stands_is_that_of_now(built: tuple[Store, BuiltRun]) -> None:
+    store, run = built
+    batch = {"waiting": 3, "running": 16, "cells_used": 50, "cells": 100}
+    rows = [
+        measured("big\x00", 100.0, 1_000, steps=100, batch_fill=2.0),
+        measured("big\x00", 118.0, 60, steps=10, batch_fill=4.0),
+        measured(
+            "big\x00", 120.0, 20, steps=30, batch_fill=8.0, permits=6, queued=0, first_token_median_s=None, **batch
+        ),
+        measured("small", 120.0, 7),
+    ]
+    for row in rows:
+        store.apply(keep_figures(run.id, row))
+    big, small = model_activity(store, run.id)
+    assert (big.model, big.answered, big.failed, big.retries) == ("big\x00", 9, 3, 6)
+    assert (big.prompt_read, big.prompt_reused, big.tokens_out) == (300, 2_700, 1_080)
+    assert (big.permits, big.held, big.queued, big.running, big.waiting) == (6, 8, 0, 16, 3)
+    assert (big.tokens_out_per_s, big.batch_fill) == (20.0, 7.0)
+    assert (big.first_token_median_s, big.first_token_p95_s) == (0.2, 0.9)
+    assert (small.tokens_out_per_s, small.batch_fill, small.cells) == (3.5, None, None)
+    per_second = "SELECT tokens_out_per_s FROM model_figures WHERE model = 'small'"
+    assert store.rows(per_second) == [(3.5,)]
+
+
+def test_figures_of_runs_at_rest_are_pruned_and_those_at_work_stay(built: tuple[Store, BuiltRun]) -> None:
+    store, run = built
+    store.apply(keep_figures(run.id, measured("small", 1.0, 7)))
+    lock = take_lock(store, run.id, "run")
+    store.apply(prune_figures())
+    assert len(model_activity(store, run.id)) == 1
+    store.apply([*release(lock), *prune_figures()])
+    assert model_activity(store, run.id) == []
+
+
+def test_figures_go_with_their_run(built: tuple[Store, BuiltRun]) -> None:
+    store, run = built
+    store.apply(keep_figures(run.id, measured("small", 1.0, 7)))
+    store.apply(delete_run(run.id))
+    assert store.rows("SELECT count(*) FROM model_figures") == [(0,)]
 
 
 def test_failures_are_counted_by_cause(built: tuple[Store, BuiltRun]) -> None:

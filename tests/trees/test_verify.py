@@ -23,6 +23,11 @@ OPENING = "(SELECT id FROM nodes WHERE parent_id IS NULL ORDER BY rowid LIMIT 1)
 LATER_USER = "(SELECT id FROM nodes WHERE speaker = 'user' AND turn = 2)"
 FIRST_JUDGEMENT = "(SELECT id FROM judgements ORDER BY rowid LIMIT 1)"
 
+FIGURES = (
+    "(run_id, model, at, interval_s, answered, failed, retries, permits, held, queued, prompt_read, prompt_reused, "
+    "tokens_out, first_token_median_s, first_token_p95_s)"
+)
+
 DAMAGE: dict[str, tuple[str, str]] = {
     "another text": (f"UPDATE nodes SET text = 'another' WHERE id = {REPLY}", "digest"),
     "another digest": (f"UPDATE nodes SET digest = 'another' WHERE id = {REPLY}", "digest"),
@@ -111,6 +116,14 @@ DAMAGE: dict[str, tuple[str, str]] = {
     ),
     "an index of nothing": (f"DELETE FROM nodes WHERE id = {LATER_REPLY}", "search"),
     "a damaged index": ("UPDATE node_words_data SET block = x'00' WHERE id > 10", "search"),
+    "figures of nobody": (
+        f"INSERT INTO model_figures {FIGURES} SELECT id, 'nobody', 1, 2, 1, 0, 0, 4, 0, 0, 5, 0, 3, 0.1, 0.2 FROM runs",
+        "figures",
+    ),
+    "figures below nothing": (
+        f"INSERT INTO model_figures {FIGURES} SELECT id, 'small', 1, 2, 1, 0, 0, 4, 0, 0, -5, 0, 3, 0.1, 0.2 FROM runs",
+        "counts",
+    ),
     "broken JSON": ("UPDATE judgements SET covers = 'nonsense'", "unreadable"),
 }
 

@@ -169,6 +169,7 @@ def test_a_detached_run_is_steered_by_rows(espalier: Espalier, folder: Path) -> 
     assert espalier("pause", run[:8]).stdout.startswith(f"run {run[:8]} is paused")
     assert as_json(espalier("status", run[:8], "--json"))["engine"]["pid"] == started["pid"]
     assert "limit 3" in espalier("set", run[:8], "permits", "s", "3").stdout
+    assert "limit auto" in espalier("set", run[:8], "permits", "s", "auto").stdout
     assert "no model 'x'" in espalier("set", run[:8], "permits", "x", "3", exit_code=1).stderr
     assert "goes on in the engine" in espalier("resume", run[:8]).stdout
     espalier("stop", run[:8])

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support.command_line import Espalier, as_json
 from trees.store import Store
-from tui.console import count, duration
+from tui.console import console, count, duration
 from tui.facts import progress_facts
 from tui.progress import Rate, in_a_line, shown
-from tui.watch import SILENT_S, Lanes
+from tui.statusview import MODEL_HEADINGS, model_row
+from tui.watch import SILENT_S, Lanes, _picture
 
 
 def test_status_tells_everything_from_the_store(espalier: Espalier, played: str) -> None:
@@ -23,6 +25,24 @@ def test_status_tells_everything_from_the_store(espalier: Espalier, played: str)
     facts = as_json(espalier("status", played[:8], "--json"))
     assert {role["role"] for role in facts["roles"]} >= {"user", "inducer", "judge.likelihood"}
     assert facts["engine"] is None
+    (model,) = facts["models"]
+    assert (model["model"], model["answered"], model["held"]) == ("s", facts["calls"]["answered"], 0)
+    assert (model["prompt_read"], model["tokens_out"]) == (facts["calls"]["tokens_in"], facts["calls"]["tokens_out"])
+    assert "permits" in output
+
+
+def test_models_figures_in_a_row() -> None:
+    told: dict[str, Any] = {"model": "big", "permits": 24, "held": 20, "queued": 3, "running": 16, "waiting": 4}
+    told |= {"prompt_read": 12_340, "prompt_reused": 4_100_000, "tokens_out": 950, "tokens_out_per_s": 118.4}
+    told |= {"batch_fill": 9.72, "first_token_median_s": 0.441, "first_token_p95_s": None}
+    shown = ("big", 24, 20, "3 + 4", "12.3k", "4.1M", "950", "118", "9.7", "0.44 s", None)
+    assert model_row(told) == shown
+    assert model_row({**told, "waiting": None})[3] == 3
+    assert len(MODEL_HEADINGS) == len(shown)
+    with (out := console()).capture() as drawn:
+        out.print(_picture("run", "in a line", [{**told, "model": "big\x1b[2J"}], [("who", "says")]))
+    assert "big<ESC>[2J" in drawn.get()
+    assert "118" in drawn.get()
 
 
 def test_status_lists_all_runs(espalier: Espalier, played: str) -> None:

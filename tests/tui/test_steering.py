@@ -16,7 +16,15 @@ from tui.launch import NoEngine, Refused, ask_and_wait
 
 
 @pytest.mark.parametrize(
-    "words", [("pause",), ("stop",), ("set", "limits", "calls", "5"), ("set", "permits", "s", "2")]
+    "words",
+    [
+        ("pause",),
+        ("stop",),
+        ("set", "limits", "calls", "5"),
+        ("set", "limits", "trees_in_flight", "auto"),
+        ("set", "permits", "s", "2"),
+        ("set", "permits", "s", "auto"),
+    ],
 )
 def test_without_an_engine_the_next_step_is_named(espalier: Espalier, played: str, words: tuple[str, ...]) -> None:
     result = espalier(words[0], played[:8], *words[1:], exit_code=3)
@@ -29,6 +37,8 @@ def test_without_an_engine_the_next_step_is_named(espalier: Espalier, played: st
     [
         (("limits", "tokenz", "5"), "tokenz: unknown key"),
         (("limits", "calls", "1.5"), "calls: "),
+        (("limits", "calls", "auto"), "calls: "),
+        (("limits", "trees_in_flight", "0"), "give a number from 1"),
         (("permits", "s", "0"), "not a number of calls"),
         (("permits", "s", "many"), "not a valid float"),
         (("colour", "s", "1"), "'colour'"),

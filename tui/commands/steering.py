@@ -13,6 +13,10 @@ from tui.console import say, say_json
 from tui.options import examples, json_option, store_option
 
 
+def _number_or_auto(ctx: click.Context, param: click.Parameter, value: str) -> float | str:
+    return "auto" if value == "auto" else float(click.FLOAT(value, param, ctx))
+
+
 @click.command(epilog=examples("espalier pause 1a2b3c4d", "espalier pause 1a2b3c4d --hard"))
 @click.argument("run")
 @click.option("--hard", is_flag=True, help="Hold before the next call, not before the next turn.")
@@ -41,6 +45,7 @@ def stop(run: str, as_json: bool, store_path: Path) -> None:
     "set",
     epilog=examples(
         "espalier set 1a2b3c4d permits small 4",
+        "espalier set 1a2b3c4d permits small auto",
         "espalier set 1a2b3c4d limits trees_in_flight 16",
         "espalier set 1a2b3c4d limits tokens 2000000",
     ),
@@ -48,14 +53,14 @@ def stop(run: str, as_json: bool, store_path: Path) -> None:
 @click.argument("run")
 @click.argument("what", type=click.Choice(["permits", "limits"]))
 @click.argument("name")
-@click.argument("value", type=float)
+@click.argument("value", callback=_number_or_auto)
 @json_option
 @store_option
-def set_(run: str, what: str, name: str, value: float, as_json: bool, store_path: Path) -> None:
+def set_(run: str, what: str, name: str, value: float | str, as_json: bool, store_path: Path) -> None:
     """Change what may change while RUN is played.
 
-    permits MODEL N: calls that may be with a model at once. limits KEY VALUE: trees_in_flight, calls, tokens,
-    minutes or money; 0 is no limit.
+    permits MODEL N: calls that may be with a model at once, or "auto". limits KEY VALUE: trees_in_flight (a number or
+    "auto"), calls, tokens, minutes or money; 0 is no limit.
     """
     args = _permits(name, value) if what == "permits" else _limits(name, value)
     run_id, result = _ask(store_path, run, what, args)
@@ -63,19 +68,21 @@ def set_(run: str, what: str, name: str, value: float, as_json: bool, store_path
     _tell(as_json, result, f"run {run_id[:8]}: {told}")
 
 
-def _permits(model: str, value: float) -> dict[str, Any]:
+def _permits(model: str, value: float | str) -> dict[str, Any]:
+    if isinstance(value, str):
+        return {"model": model, "limit": value}
     if value != int(value) or value < 1:
         raise click.BadParameter(f"{value:g} is not a number of calls; give 1 or more", param_hint="VALUE")
     return {"model": model, "limit": int(value)}
 
 
-def _limits(key: str, value: float) -> dict[str, Any]:
+def _limits(key: str, value: float | str) -> dict[str, Any]:
     """One limit, checked here so that what the engine is asked for is always valid."""
     from pydantic import ValidationError
 
     from simulation.config import LimitsConfig, explain
 
-    number = int(value) if value == int(value) else value
+    number = int(value) if isinstance(value, float) and value == int(value) else value
     try:
         LimitsConfig.model_validate({key: number})
     except ValidationError as error:

@@ -51,15 +51,21 @@ def backup(out: Path, force: bool, store_path: Path) -> None:
 @store.command(epilog=examples("espalier store prune"))
 @store_option
 def prune(store_path: Path) -> None:
-    """Drop calls that no run uses, and the models and judges that only they held on to."""
-    from trees.writes import prune_shared
+    """Drop calls that no run uses, and the models and judges that only they held on to.
+
+    What models were doing, second by second, in runs that nobody is at work on is dropped too.
+    """
+    from trees.writes import prune_figures, prune_shared
     from tui.stores import existing
 
     with existing(store_path) as opened:
         before = _calls(opened)
-        opened.apply(prune_shared())
+        rows = opened.rows("SELECT count(*) FROM model_figures")[0][0]
+        opened.apply([*prune_shared(), *prune_figures()])
         after = _calls(opened)
-    say(f"{before - after} calls dropped, {after} kept\nthe file gets smaller with: espalier store vacuum")
+        rows -= opened.rows("SELECT count(*) FROM model_figures")[0][0]
+    say(f"{before - after} calls dropped, {after} kept; {rows} rows of models' figures dropped")
+    say("the file gets smaller with: espalier store vacuum")
 
 
 @store.command(epilog=examples("espalier store vacuum"))

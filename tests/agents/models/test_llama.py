@@ -488,9 +488,10 @@ async def test_neither_sharing_nor_eviction_nor_batches_change_an_exact_model(ex
     try:
         assert [texts(await model.chat(request)) for request in asked] == alone
         assert [texts(answer) for answer in await asyncio.gather(*map(model.chat, asked))] == alone
-        figures = await model.figures()
+        figures = await model.counters()
     finally:
         await model.close()
+    assert figures is not None
     assert figures["prompt_reused"] > figures["prompt_read"]
     assert figures["host_bytes"] > 0
     assert figures["cells_used"] <= figures["cells"]

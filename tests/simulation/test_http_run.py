@@ -38,6 +38,7 @@ def behind(server: OpenAIServer, **changes: Any) -> RunConfig:
         "kind": "openai",
         "model": "test-model",
         "endpoints": [server.base_url],
+        "permits": 8,
         "deadline_s": 0.4,
         "attempts": 2,
         "dialect": "openai",

@@ -339,7 +339,7 @@ def _rope_obstacle(text: Any, longest: int) -> str | None:
     """Rotary embeddings that depend on how long the whole row is give short paths other angles when packed."""
     given: dict[str, Any] = getattr(text, "rope_parameters", None) or {}
     for rope in (given, *(each for each in given.values() if isinstance(each, dict))):
-        trained: int = rope.get("original_max_position_embeddings") or getattr(text, "max_position_embeddings", 0)
+        trained = int(rope.get("original_max_position_embeddings") or getattr(text, "max_position_embeddings", 0) or 0)
         if rope.get("rope_type") in ("dynamic", "longrope") and longest > trained:
             return f"its rotary embedding changes beyond {trained} tokens, and the longest path has {longest}"
     return None

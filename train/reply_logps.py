@@ -98,7 +98,7 @@ def head_logps(causal: Any, hidden: torch.Tensor, predicted: torch.Tensor) -> to
         hidden = hidden * factor
     frozen = not head.weight.requires_grad and head.bias is None and cap is None
     if frozen:
-        return torch.as_tensor(_FrozenHead.apply(hidden, head.weight, predicted))
+        return torch.as_tensor(_FrozenHead.apply(hidden.to(head.weight.dtype), head.weight, predicted))
     parts = [
         checkpoint(_plain_logps, head, cap, hidden[at], predicted[at], use_reentrant=False)
         for at in _chunks(hidden, len(head.weight))

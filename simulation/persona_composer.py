@@ -30,7 +30,7 @@ PERSONALITY_WORDS = (50, 75)
 """Likewise; the released ones have 42 to 102, half 56 to 69."""
 ROOM = (43, 50)
 """Words from which on a profile gets no further sentence; drawn for each."""
-TRAITS = 8
+TRAITS = (7, 8)
 ATTEMPTS = 400
 PUPILS_TO = 18
 RETIRED_FROM = 58
@@ -184,7 +184,7 @@ def compose_profile(seed: int, axes: Axes, wanted: Mapping[str, str] | None = No
 
 
 def compose_personality(seed: int, axes: Axes, wanted: Mapping[str, str] | None = None) -> Composed:
-    """A personality of TRAITS sentences and PERSONALITY_WORDS. Raises SetupError as `compose_profile` does."""
+    """A personality of TRAITS (fewest, most) sentences and PERSONALITY_WORDS. Raises SetupError as `compose_profile` does."""
     return _compose("personality", seed, axes, wanted or {})
 
 
@@ -314,9 +314,8 @@ def _profile(rng: random.Random, axes: Axes, drawn: _Drawn, wanted: Mapping[str,
 
 def _extras(rng: random.Random, wanted: Mapping[str, str]) -> list[str]:
     """What is added while there is room, what is wanted first."""
-    extras = [*_IF_ROOM, _SECOND_INTEREST]
-    rng.shuffle(extras)
-    return sorted(extras, key=lambda axis: axis not in wanted)
+    extras = rng.sample(_IF_ROOM, len(_IF_ROOM))
+    return [*sorted(extras, key=lambda axis: axis not in wanted), _SECOND_INTEREST]
 
 
 def _extra(rng: random.Random, axes: Axes, drawn: _Drawn, axis: str) -> str:
@@ -426,7 +425,7 @@ def _personality(rng: random.Random, axes: Axes, drawn: _Drawn, wanted: Mapping[
     axes_told = [axis for axis in axes.personality if axis not in ("pronouns", "register", *wanted)]
     must = [axis for axis in (*wanted, "register") if axis in axes.personality and axis != "pronouns"]
     told = list(dict.fromkeys(must))
-    told += rng.sample(axes_told, min(len(axes_told), max(0, TRAITS - len(told))))
+    told += rng.sample(axes_told, min(len(axes_told), max(0, rng.randint(*TRAITS) - len(told))))
     rng.shuffle(told)
     lines = [_trait(rng, axes, drawn, axis) for axis in told]
     values = {axis: drawn.values[axis] for axis in ("pronouns", *told)}

@@ -68,7 +68,9 @@ class Rule(_Table):
 
     def forbids(self, values: Mapping[str, str], age: int, axis: str, value: str) -> bool:
         """Whether the value may not stand beside these; an axis not yet in `values` rules out nothing."""
-        applies = self.from_ <= age <= self.to and all(values.get(name) in allowed for name, allowed in self.when.items())
+        applies = self.from_ <= age <= self.to and all(
+            values.get(name) in allowed for name, allowed in self.when.items()
+        )
         return applies and value in self.never.get(axis, ())
 
 

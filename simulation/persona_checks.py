@@ -83,7 +83,11 @@ _JOINING = frozenset("\u200c\u200d")
 
 def _control(text: str, kind: Kind) -> str | None:
     for letter in text:
-        if unicodedata.category(letter) in ("Cc", "Cf", "Co", "Cs") and letter not in _JOINING and letter not in "\n\r\t":
+        if (
+            unicodedata.category(letter) in ("Cc", "Cf", "Co", "Cs")
+            and letter not in _JOINING
+            and letter not in "\n\r\t"
+        ):
             return f"U+{ord(letter):04X} {unicodedata.name(letter, 'unnamed')}"
     return None
 
@@ -194,7 +198,9 @@ _CHILD = re.compile(
     r"\b(\d{1,2})-year-old (?:twin )?(?:son|daughter|boy|girl|child|twins|sons|daughters)\b", re.IGNORECASE
 )
 _MARRIED_FOR = re.compile(r"\bmarried (?:to [^.,]{1,30} )?for (\d{1,2}) years\b", re.IGNORECASE)
-_WORKED_FOR = re.compile(r"\b(?:worked|taught|served|driven|practiced)\b[^.]{0,40}\bfor (\d{1,2}) years\b", re.IGNORECASE)
+_WORKED_FOR = re.compile(
+    r"\b(?:worked|taught|served|driven|practiced)\b[^.]{0,40}\bfor (\d{1,2}) years\b", re.IGNORECASE
+)
 _YOUNGEST_PARENT = 13
 _YOUNGEST_SPOUSE = 15
 _YOUNGEST_WORKER = 13
@@ -224,7 +230,9 @@ _SPANS = (
     _span(r"has a master['’]s|holds a master['’]s", 20),
     _span(r"(?:has|holds) a (?:bachelor['’]s )?degree", 19),
     _span(r"(?:is|are) (?:married|divorced)", 16),
-    _span(r"(?:in|attends|goes to) (?:kindergarten|elementary school|primary school|middle school) (?:as a pupil)", 0, 15),
+    _span(
+        r"(?:in|attends|goes to) (?:kindergarten|elementary school|primary school|middle school) (?:as a pupil)", 0, 15
+    ),
     _span(r"(?:is|are) an? (?:\d+-year-old )?(?:high school (?:student|senior|junior)|schoolboy|schoolgirl)", 12, 21),
     _span(r"(?:he|she|they) (?:is|are) (?:pregnant|expecting (?:her|their) first child)", 14, 58),
     _span(r"(?:newborn|baby) (?:son|daughter) of (?:his|her|their) own", 14, 75),
@@ -232,12 +240,27 @@ _SPANS = (
 _NOT_TOGETHER = tuple(
     (re.compile(one, re.IGNORECASE), re.compile(other, re.IGNORECASE))
     for one, other in (
-        (r"\b(?:is|are) single\b(?! (?:parent|mother|father|mom|dad))", r"\b(?<!who )(?:is|are) (?:happily )?married\b|\b(?:he|she|they) (?:is|are) married to\b"),
-        (r"\b(?:has|have) never (?:been )?married\b|\bnever married\b", r"\b(?:is|are) (?:now )?(?:divorced|widowed|married)\b"),
-        (r"\b(?:has|have) no (?:children|kids)\b|\bis childless\b", rf"\b{_HIS} (?:own )?(?:sons?|daughters?|children|kids)\b"),
-        (r"\blives? alone\b", rf"\blives? with {_HIS} (?:wife|husband|partner|parents|family|girlfriend|boyfriend|children)\b"),
+        (
+            r"\b(?:is|are) single\b(?! (?:parent|mother|father|mom|dad))",
+            r"\b(?<!who )(?:is|are) (?:happily )?married\b|\b(?:he|she|they) (?:is|are) married to\b",
+        ),
+        (
+            r"\b(?:has|have) never (?:been )?married\b|\bnever married\b",
+            r"\b(?:is|are) (?:now )?(?:divorced|widowed|married)\b",
+        ),
+        (
+            r"\b(?:has|have) no (?:children|kids)\b|\bis childless\b",
+            rf"\b{_HIS} (?:own )?(?:sons?|daughters?|children|kids)\b",
+        ),
+        (
+            r"\blives? alone\b",
+            rf"\blives? with {_HIS} (?:wife|husband|partner|parents|family|girlfriend|boyfriend|children)\b",
+        ),
         (r"\b(?:is|are) an only child\b", rf"\b{_HIS} (?:older |younger |twin )?(?:brothers?|sisters?)\b"),
-        (r"\b(?:is|are) (?:a )?(?:strict )?(?:vegan|vegetarian)\b", r"\bfavorite food is (?:steak|barbecue|ribs)\b|\bloves (?:steak|eating meat)\b"),
+        (
+            r"\b(?:is|are) (?:a )?(?:strict )?(?:vegan|vegetarian)\b",
+            r"\bfavorite food is (?:steak|barbecue|ribs)\b|\bloves (?:steak|eating meat)\b",
+        ),
         (r"\b(?:is|are) unemployed\b", r"\bworks? full-time\b"),
     )
 )

@@ -387,7 +387,9 @@ def _does(rng: random.Random, work: str, job: Job) -> str:
     habits = [does for does in job.does if does.split()[0] not in _NO_HABITS]
     if "{do}" in frame and not habits:
         raise _DeadEnd
-    return frame.replace("{do}", _VERB.sub(lambda verb: _plural(verb.group(1)), rng.choice(habits))) if habits else frame
+    return (
+        frame.replace("{do}", _VERB.sub(lambda verb: _plural(verb.group(1)), rng.choice(habits))) if habits else frame
+    )
 
 
 def _slots(rng: random.Random, drawn: _Drawn, place: Place) -> dict[str, str]:

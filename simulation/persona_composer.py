@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -31,6 +31,7 @@ PERSONALITY_WORDS = (50, 75)
 ROOM = (44, 52)
 """Words from which on a profile gets no further sentence; drawn for each."""
 TRAITS = (7, 8)
+"""Fewest and most sentences of a personality."""
 ATTEMPTS = 400
 PUPILS_TO = 18
 RETIRED_FROM = 58
@@ -184,7 +185,7 @@ def compose_profile(seed: int, axes: Axes, wanted: Mapping[str, str] | None = No
 
 
 def compose_personality(seed: int, axes: Axes, wanted: Mapping[str, str] | None = None) -> Composed:
-    """A personality of TRAITS (fewest, most) sentences and PERSONALITY_WORDS. Raises SetupError as `compose_profile` does."""
+    """A personality of TRAITS sentences and PERSONALITY_WORDS. Raises SetupError as `compose_profile` does."""
     return _compose("personality", seed, axes, wanted or {})
 
 
@@ -480,5 +481,5 @@ def _plural(verb: str) -> str:
     return verb.removesuffix("s")
 
 
-def _table(name: str) -> dict[str, object]:
+def _table(name: str) -> dict[str, Any]:
     return tomllib.loads((resources.files("simulation") / "data" / name).read_text(encoding="utf-8"))

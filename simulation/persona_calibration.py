@@ -69,7 +69,7 @@ class Calibration:
 
 @cache
 def labelled_pairs(kind: Kind) -> tuple[LabelledPair, ...]:
-    """The pairs shipped for a kind; each text stands in a paraphrase, a pair of one kind and a pair of two."""
+    """The pairs shipped for a kind; each first text stands in pairs of every label."""
     name = "persona_pairs_profiles.jsonl" if kind == "profile" else "persona_pairs_personalities.jsonl"
     lines = (resources.files("simulation") / "data" / name).read_text(encoding="utf-8").splitlines()
     return tuple(LabelledPair(**json.loads(line)) for line in lines)

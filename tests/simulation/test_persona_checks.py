@@ -58,7 +58,7 @@ FILLER = " He plays chess in the park and keeps a list of every bird that he has
         (Reason.CONTRADICTION, "He is a 30-year-old nurse. He has a 19-year-old daughter who studies law." + FILLER),
         (Reason.CONTRADICTION, "She is a 28-year-old baker. She has been married for 20 years to a plumber." + FILLER),
         (Reason.CONTRADICTION, "He is a 17-year-old student. He has a doctorate in physics and runs a lab." + FILLER),
-        (Reason.CONTRADICTION, "He is a 45-year-old high school student in Porto with many friends and a dog." + FILLER),
+        (Reason.CONTRADICTION, "He is a 45-year-old high school student in Porto with many friends." + FILLER),
         (Reason.CONTRADICTION, "He is single and lives in Rome. He is married to a dentist named Anna." + FILLER),
         (Reason.CONTRADICTION, "She has no children. She drives her daughter to school on a red scooter." + FILLER),
         (Reason.CONTRADICTION, "He lives alone in a small flat. He lives with his wife and two old dogs." + FILLER),

@@ -1,88 +1,62 @@
-"""A threshold between one person told twice and two people, and honest figures about it."""
+"""Thresholds from labelled similarities whose best cut is known."""
 
 from __future__ import annotations
 
-import random
 from collections import Counter
 
+import numpy as np
 import pytest
 
-from simulation.persona_calibration import Label, calibrate, labelled_pairs
+from simulation.persona_calibration import Label, best_threshold, calibrate, labelled_pairs
 from trees.personas import Kind
 
 
-def _scored(seed: int, duplicates: float, alike: float, other: float, spread: float) -> list[tuple[float, Label]]:
-    """Sixty pairs of each label with similarities around a middle."""
-    rng = random.Random(seed)
-    middles: dict[Label, float] = {"paraphrase": duplicates, "same_kind": alike, "different": other}
-    return [(rng.gauss(middle, spread), label) for label, middle in middles.items() for _ in range(60)]
+def labelled(paraphrase: list[float], same_kind: list[float], different: list[float]) -> list[tuple[float, Label]]:
+    found: list[tuple[float, Label]] = [(value, "paraphrase") for value in paraphrase]
+    found += [(value, "same_kind") for value in same_kind]
+    return found + [(value, "different") for value in different]
 
 
-def test_labels_that_similarity_separates_are_separated() -> None:
-    found = calibrate(_scored(1, 0.9, 0.6, 0.3, 0.03))
-    assert 0.68 < found.threshold < 0.85
-    assert found.f_beta == 1
-    assert found.precision.low == found.recall.low == found.kept_same_kind.low == 1
-    assert found.left_out == 1
+def test_a_clean_gap_is_cut_in_its_middle_and_is_worth_everything() -> None:
+    found = calibrate(labelled([0.9, 0.92, 0.94, 0.96], [0.7, 0.6, 0.65], [0.1, 0.2, 0.3]))
+    assert found.threshold == pytest.approx(0.8)
+    assert found.recall == 1
+    assert found.precision > 0.95  # where a half's own gap lies elsewhere, one pair of the other half slips through
+    assert (found.same_kind_above, found.different_above) == (0, 0)
 
 
-def test_held_back_figures_are_not_the_flattering_ones() -> None:
-    """Where similarity says nothing, the best threshold on the pairs looks better than it is on others."""
-    found = calibrate(_scored(2, 0.5, 0.5, 0.5, 0.1))
-    assert found.left_out < found.f_beta
-    assert abs(found.precision.value - 1 / 3) < 0.12
+def test_where_labels_overlap_precision_counts_more_than_recall() -> None:
+    values = np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.4])
+    same = np.array([True, True, False, True, False, False])
+    # After 2 and 4 taken: precision 1 and 3/4, recall 2/3 and 1; F1 would take 4.
+    assert best_threshold(values, same) == pytest.approx(0.75)
 
 
-def test_intervals_cover_what_fresh_pairs_show() -> None:
-    found = calibrate(_scored(5, 0.8, 0.65, 0.3, 0.06))
-    fresh = _scored(8, 0.8, 0.65, 0.3, 0.06)
-    called = [label for score, label in fresh if score >= found.threshold]
-    assert found.precision.low <= called.count("paraphrase") / len(called) <= found.precision.high
-    assert found.recall.low <= called.count("paraphrase") / 60 <= found.recall.high
-    assert found.spread[0] <= found.threshold <= found.spread[1]
+def test_equal_values_are_taken_together() -> None:
+    values = np.array([0.9, 0.8, 0.8, 0.1])
+    same = np.array([True, True, False, False])
+    assert best_threshold(values, same) == pytest.approx(0.85)
 
 
-def test_a_smaller_beta_asks_for_more_certainty() -> None:
-    scored = _scored(5, 0.75, 0.65, 0.3, 0.08)
-    assert calibrate(scored, beta=0.25).threshold >= calibrate(scored, beta=2).threshold
+def test_what_it_is_worth_is_told_of_halves_it_was_not_chosen_on() -> None:
+    draw = np.random.default_rng(3)
+    same, other = draw.normal(0.8, 0.1, 60).tolist(), draw.normal(0.7, 0.1, 120).tolist()
+    found = calibrate(labelled(same, other[:60], other[60:]))
+    assert found.precision_interval[0] <= found.precision <= found.precision_interval[1]
+    assert found.recall_interval[0] <= found.recall <= found.recall_interval[1]
+    assert found.precision < 0.9
+    assert calibrate(labelled(same, other[:60], other[60:])) == found
 
 
-def test_the_order_of_pairs_does_not_move_the_threshold_and_twice_gives_the_same() -> None:
-    scored = _scored(6, 0.8, 0.7, 0.3, 0.05)
-    assert calibrate(scored) == calibrate(scored)
-    assert calibrate(scored).threshold == calibrate(scored[::-1]).threshold
-
-
-def test_equal_similarities_stay_on_one_side() -> None:
-    scored: list[tuple[float, Label]] = [
-        (0.9, "paraphrase"),
-        (0.8, "paraphrase"),
-        (0.8, "same_kind"),
-        (0.1, "different"),
-    ]
-    found = calibrate(scored * 4)
-    assert found.threshold == pytest.approx(0.85)
-
-
-@pytest.mark.parametrize(
-    "scored",
-    [
-        [],
-        [(0.9, "paraphrase")] * 5,
-        [(0.9, "paraphrase"), (0.1, "different"), (0.2, "different")],
-        [(float("nan"), "paraphrase"), (0.9, "paraphrase"), (0.1, "different"), (0.2, "different")],
-    ],
-)
-def test_too_little_to_calibrate_on_is_refused(scored: list[tuple[float, Label]]) -> None:
-    with pytest.raises(ValueError, match=r"at least 2|finite"):
-        calibrate(scored)
+def test_one_label_alone_gives_none() -> None:
+    with pytest.raises(ValueError, match="needs paraphrases and other pairs"):
+        calibrate(labelled([0.9, 0.8], [], []))
 
 
 @pytest.mark.parametrize(("kind", "least"), [("profile", 60), ("personality", 50)])
 def test_there_are_enough_labelled_pairs_and_none_twice(kind: Kind, least: int) -> None:
     pairs = labelled_pairs(kind)
-    assert all(
-        Counter(pair.label for pair in pairs)[label] >= least for label in ("paraphrase", "same_kind", "different")
-    )
+    counts = Counter(pair.label for pair in pairs)
+    assert all(counts[label] >= least for label in ("paraphrase", "same_kind", "different"))
     assert len({(pair.a, pair.b) for pair in pairs}) == len(pairs)
     assert all(25 <= len(text.split()) <= 80 for pair in pairs for text in (pair.a, pair.b))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -11,6 +12,7 @@ import click
 from trees.errors import SetupError
 from tui.console import say, say_json, say_table
 from tui.options import FILE, examples, json_option, store_option
+from tui.stores import guard
 
 if TYPE_CHECKING:
     from trees.verify import Progress, Report
@@ -104,6 +106,7 @@ def export(
 
     if out.exists() and not force:
         raise SetupError(f"{out} exists already", hint="Name another file, or write over it with --force.")
+    asyncio.run(guard(store_path))
     with Store.read(store_path) as store:
         wanted = [store.find("runs", run) for run in runs] or None
         done = write(store, what, out, judge=judge, min_margin=min_margin, runs=wanted, overwrite=force)

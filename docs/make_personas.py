@@ -12,7 +12,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from simulation.persona_plan import compose_personality, compose_profile, load_axes  # noqa: E402
+from simulation.persona_axes import load_axes  # noqa: E402
+from simulation.persona_composer import compose_personality, compose_profile  # noqa: E402
 
 COUNT = 20
 HEAD = """# Composed personas

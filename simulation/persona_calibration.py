@@ -1,8 +1,8 @@
 """From which similarity on two items say the same: measured on labelled pairs, for one embedder.
 
 Pairs ship with the project: *paraphrase* (the same person in other words), *same kind* (another person with the same
-work, age or family) and *different*. The threshold is the one with the best F-beta for telling the first from the
-others; what it is worth is measured on halves that it was not chosen on.
+work, age or family) and *different*. The threshold is the one with the best F1 for telling the first from the others;
+what it is worth is measured on halves that it was not chosen on.
 
 Invariant: the same similarities and labels give the same calibration; nothing is drawn without a fixed seed.
 """
@@ -26,14 +26,6 @@ FILES: dict[Kind, str] = {
     "profile": "persona_pairs_profiles.jsonl",
     "personality": "persona_pairs_personalities.jsonl",
 }
-BETA = 0.25
-"""Recall counts a quarter of precision: somebody wrongly left out is lost, and a duplicate kept can be found later.
-
-With all-MiniLM-L6-v2 on the shipped pairs (21 November 2026) F1 chooses 0.64 for profiles and 0.51 for personalities,
-which leave out 83 % and 100 % of the pairs of the same kind; this chooses 0.88 and 0.90, which leave out 4 % of each,
-with precision 0.95 and 0.91 and recall 0.35 and 0.18. Free paraphrases lie below: that embedder does not know them.
-With the lexical embedder F1 chooses 0.30 and 0.02; this chooses 0.38 and 0.53.
-"""
 HALVES = 200
 """Random halvings over which precision and recall are taken."""
 
@@ -97,14 +89,14 @@ def calibrate(measured: Sequence[tuple[float, Label]]) -> Calibration:
 
 
 def best_threshold(values: NDArray[np.float64], same: NDArray[np.bool_]) -> float:
-    """The threshold with the best F-beta; in the middle of the gap below the last value it lets through.
+    """The threshold with the best F1; in the middle of the gap below the last value it lets through.
 
-    F-beta = (1 + beta^2) TP / ((1 + beta^2) TP + beta^2 FN + FP) (van Rijsbergen 1979).
+    F1 = 2 TP / (2 TP + FP + FN) (van Rijsbergen 1979, with beta = 1).
     """
     order = np.argsort(-values, kind="stable")
     ranked, hits = values[order], np.cumsum(same[order])
     taken = np.arange(1, len(ranked) + 1)
-    scores = (1 + BETA**2) * hits / (taken + BETA**2 * same.sum())
+    scores = 2 * hits / (taken + same.sum())
     # Equal values are taken together, so a cut may only lie where the next one is smaller.
     cuttable = np.append(ranked[:-1] > ranked[1:], True)
     last = int(np.argmax(np.where(cuttable, scores, -1)))

@@ -8,8 +8,17 @@ import pytest
 
 from simulation.persona_axes import load_axes
 from simulation.persona_checks import check
-from simulation.persona_composer import PERSONALITY_WORDS, PROFILE_WORDS, Composed, in_voice, lives, traits
-from simulation.persona_plan import Lack, Plan, compose_personality, compose_profile, count, tag
+from simulation.persona_composer import (
+    PERSONALITY_WORDS,
+    PROFILE_WORDS,
+    Composed,
+    compose_personality,
+    compose_profile,
+    in_voice,
+    lives,
+    traits,
+)
+from simulation.persona_plan import Lack, Plan, count, tag
 from simulation.personas import seed_profiles
 from trees.errors import SetupError
 from trees.personas import pronouns_of

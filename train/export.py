@@ -47,10 +47,14 @@ class Exported:
 
 
 class TrainingContexts:
-    """What is read in training before a reply: the path to a user node under the run's `deploy` prompt."""
+    """What is read in training before a reply: the path to a user node under the run's `deploy` prompt.
 
-    def __init__(self, store: Store) -> None:
+    A `deploy` that is given stands in the place of every run's own.
+    """
+
+    def __init__(self, store: Store, deploy: str | None = None) -> None:
         self._store = store
+        self._deploy = deploy
         self._heads: dict[str, str] = {}
         self._tree: ConversationTree | None = None
         self._digests: dict[str, str] = {}
@@ -64,7 +68,7 @@ class TrainingContexts:
     def prompt(self, tree_id: str, user_id: str) -> tuple[Message, ...]:
         """The messages before a reply to a user node, with a system message if `deploy` says anything."""
         path = self.tree(tree_id).path(user_id)
-        return responder_view(self._head(tree_id), [Line(speaker=n.speaker, text=n.text) for n in path], "")
+        return responder_view(self.head(tree_id), [Line(speaker=n.speaker, text=n.text) for n in path], "")
 
     def digest_of_half(self, table: Literal["profiles", "personalities"], half_id: str | None) -> str | None:
         """The digest of a profile's or personality's text; None for a tree without a persona."""
@@ -75,7 +79,10 @@ class TrainingContexts:
             self._digests[half_id] = text_digest(read(half_id).text)
         return self._digests[half_id]
 
-    def _head(self, tree_id: str) -> str:
+    def head(self, tree_id: str) -> str:
+        """The system message of a tree's contexts; "" if there is none."""
+        if self._deploy is not None:
+            return self._deploy
         if tree_id not in self._heads:
             row = self._store.tree_row(tree_id)
             revisions = self._store.revisions(row.run_id)

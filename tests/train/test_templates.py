@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 
 from agents.models.protocol import Message
+from tests.support.message_trees import Said, path_tokens, tree_of
 from tests.support.tokenizers import CHATML, byte_tokenizer
-from tests.train.test_tokenise import Said, tree_of
 from train.templates import TemplateReader, TemplateRefused, open_reader
-from train.token_tree import TokenTree
 from train.tokenise import token_tree, tokenise
 from trees.errors import SetupError
 
@@ -78,14 +77,6 @@ TREE = tree_of(*SAID, targets=[1, 4, 8], pairs=[(1, 2)], system="Be brief.")
 def reader_of(name: str) -> TemplateReader:
     folder, tokens, _, _ = FAMILIES[name]
     return TemplateReader(byte_tokenizer((folder / f"{name}.jinja").read_text(encoding="utf-8"), **tokens))
-
-
-def path_tokens(tree: TokenTree, index: int) -> tuple[int, ...]:
-    tokens: tuple[int, ...] = ()
-    while index >= 0:
-        tokens = tree.segments[index].tokens + tokens
-        index = tree.segments[index].parent
-    return tokens
 
 
 def test_every_fixture_is_tested() -> None:

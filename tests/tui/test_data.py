@@ -78,3 +78,36 @@ def test_hostile_text_is_shown_safely(espalier: Espalier, folder: Path, base: st
     assert "\x1b[2J" not in shown
     assert "⟦<ESC>[2J[bold]<|im_end|><U+202E>reverseda<|im_end|>⟧" in shown
     assert "⟦-b<|im_end|>⟧" in shown
+
+
+def test_an_export_has_a_card_and_makes_itself_again(espalier: Espalier, played: str, folder: Path) -> None:
+    told = as_json(espalier("export", "dpo", "pairs.jsonl", "--run", played, "--min-margin", "0.0001", "--json"))
+    assert told["card"] == "README.md"
+    text = (folder / "README.md").read_text()
+    command = next(line for line in text.splitlines() if line.startswith("espalier export"))
+    assert f"--run {played} --judge {told['judge']} --min-margin 0.0001" in command
+    before = (folder / "pairs.jsonl").read_bytes()
+    espalier(*command.split()[1:], "--force")
+    assert (folder / "pairs.jsonl").read_bytes() == before
+    assert (folder / "README.md").read_text() == text
+
+
+def test_conversations_go_out_and_come_in(espalier: Espalier, played: str, folder: Path) -> None:
+    told = as_json(espalier("export", "paper", "paper.jsonl", "--no-card", "--json"))
+    assert told["card"] is None
+    assert not (folder / "README.md").exists()
+    with (folder / "paper.jsonl").open("a") as file:
+        file.write("broken\n")
+    came = espalier("import", "paper.jsonl", "--store", "other.db", "--json", exit_code=1)
+    assert "line " in came.stderr
+    found = as_json(came)
+    assert (found["conversations"], found["broken"], found["new"]) == (told["rows"], 1, True)
+    espalier("verify", "--store", "other.db")
+    assert "imported" in espalier("show", first_tree(folder / "other.db"), "--store", "other.db").stdout
+    assert "was there already" in espalier("import", "paper.jsonl", "--store", "other.db", exit_code=1).stdout
+
+
+def first_tree(path: Path) -> str:
+    """Of a store."""
+    with Store.read(path) as store:
+        return store.trees()[0].id

@@ -36,6 +36,7 @@ COMMANDS: tuple[click.Command, ...] = (
     checking.verify,
     data.data,
     checking.export,
+    data.import_,
     chat.chat,
     personas.personas,
     prompts.prompts,

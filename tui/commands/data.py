@@ -1,4 +1,4 @@
-"""Training data, looked at before it is trained on: `data lint`."""
+"""Training data: `data lint` looks at it before it is trained on, `import` brings it in from elsewhere."""
 
 from __future__ import annotations
 
@@ -238,3 +238,51 @@ _LENGTHS = ("conversations", "replies", "trees")
 
 def _bins(bins: Sequence[Any]) -> list[dict[str, int]]:
     return [asdict(each) for each in bins]
+
+
+@click.command(
+    "import",
+    epilog=examples("espalier import conversations.jsonl", "espalier import eval.jsonl --split held_out"),
+)
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+@click.option(
+    "--split",
+    type=click.Choice(["train", "held_out"]),
+    default="train",
+    show_default=True,
+    help="The pool of people whom the store does not know yet.",
+)
+@json_option
+@store_option
+def import_(file: Path, split: Literal["train", "held_out"], as_json: bool, store_path: Path) -> None:
+    """Read conversations in the format released with arXiv 2410.03642 into the store, as a run of kind import.
+
+    A line is {"profile", "personality", "conversations": [{"user", "assistant": {"preferred", "rejected"}, "chosen",
+    ...}]}. Its labels are kept as the verdicts of a judge called "released". Good lines are kept; broken ones are named
+    with what is wrong, and the exit code is 1.
+    """
+    from train.released_format import import_paper
+    from trees.store import Store
+
+    with Store.open(store_path) as store:
+        done = import_paper(store, file, split=split)
+    for note in done.notes:
+        say(note, stderr=True)
+    for problem in done.problems:
+        say(f"{file}, line {problem.line}: {problem.what}: {problem.text!r}", stderr=True)
+    if as_json:
+        say_json(
+            {
+                "run": done.run_id,
+                "conversations": done.conversations,
+                "turns": done.turns,
+                "new": done.new,
+                "broken": len(done.problems),
+            }
+        )
+    else:
+        there = "" if done.new else ", which was there already"
+        say(f"{done.conversations} conversations of {done.turns} turns are run {done.run_id[:8]}{there}")
+        say(f"read them: espalier trees {done.run_id[:8]}")
+    if done.problems:
+        raise SystemExit(1)

@@ -56,7 +56,11 @@ class TemplateReader:
         self._prompts = PromptReader(self.template, self.vocab)
         specials = [SpecialText(text, not self.vocab.is_user_defined(token)) for token, text in self.vocab.specials]
         self._parts = PartsReader(self.template, specials)
-        self._special_ids = {token for token, _ in self.vocab.specials if not self.vocab.is_user_defined(token)}
+        self._ends = {
+            token
+            for token, text in self.vocab.specials
+            if text == self.vocab.eos_text or not self.vocab.is_user_defined(token)
+        }
         self._refuse_open_reasoning()
         written = self._written_end()
         self._writes_end = written is not None
@@ -128,7 +132,7 @@ class TemplateReader:
         """The first control token that the template writes after a reply."""
         after = self.text([_USER, _REPLY], add_generation_prompt=False).partition(_REPLY.content)[2]
         tokens = self.vocab.tokenize(after, special=True)
-        return next((token for token in tokens if token in self._special_ids), None)
+        return next((token for token in tokens if token in self._ends), None)
 
     def _own_end(self) -> int:
         ends = [token for token, text in self.vocab.specials if text == self.vocab.eos_text]

@@ -106,6 +106,8 @@ def test_conversations_go_out_and_come_in(espalier: Espalier, played: str, folde
     assert (found["conversations"], found["broken"], found["new"]) == (told["rows"], 1, True)
     espalier("verify", "--store", "other.db")
     assert "imported" in espalier("show", first_tree(folder / "other.db"), "--store", "other.db").stdout
+    told = espalier("judge", found["run"], "--judge", "released", "--store", "other.db", exit_code=3).stderr
+    assert "import run: nobody in it can judge" in told
     assert "was there already" in espalier("import", "paper.jsonl", "--store", "other.db", exit_code=1).stdout
 
 

@@ -92,19 +92,22 @@ def tokenise(trees: Iterable[MessageTree], reader: TemplateReader) -> Tokenised:
 
 def token_tree(tree: MessageTree, reader: TemplateReader) -> TokenTree:
     """One tree in tokens. Raises TemplateRefused."""
-    trained = sorted({*tree.targets, *(i for pair in tree.pairs for i in (pair.chosen, pair.rejected))})
+    trained = {*tree.targets, *(i for pair in tree.pairs for i in (pair.chosen, pair.rejected))}
+    replies_to: dict[int, list[int]] = {}
+    for index in sorted(trained):
+        replies_to.setdefault(tree.messages[index].parent, []).append(index)
     growing = _Growing()
     contexts: dict[int, _Piece] = {}
     replies: dict[int, _Piece] = {}
-    for index in trained:
-        above = tree.messages[index].parent
+    for above, below in sorted(replies_to.items()):
         messages = _heard(tree, above, reader)
         context = reader.context(messages)
-        if above not in contexts:
-            anchor = _anchor(tree, above, contexts, replies)
-            contexts[above] = growing.context(anchor, context, tree.messages[above].node if above >= 0 else "")
-        message = tree.messages[index]
-        replies[index] = growing.reply(contexts[above], reader.reply(messages, context, message.text), message.node)
+        anchor = _anchor(tree, above, contexts, replies)
+        contexts[above] = growing.context(anchor, context, tree.messages[above].node if above >= 0 else "")
+        for index in below:
+            message = tree.messages[index]
+            said = reader.reply(messages, context, message.text)
+            replies[index] = growing.reply(contexts[above], said, message.node)
     places = growing.ordered()
     index_of = {reply: places[id(piece)] for reply, piece in replies.items()}
     return TokenTree(

@@ -76,6 +76,7 @@ def data() -> None:
 @click.option("--seed", type=int, default=0, show_default=True, help="Draws the people who are kept out.")
 @click.option("--deploy", metavar="VERSION", help="Read contexts under this prompt version, not each run's own.")
 @click.option("--own", "own", multiple=True, callback=_own_files, metavar="FILE:SHARE", help="Mix in own JSONL rows.")
+@click.option("--only-own", is_flag=True, help="Leave the store's conversations out.")
 @click.option("--base", default="embedded", show_default=True, help="The model whose tokenizer and template are used.")
 @click.option("--limit", type=click.IntRange(1), help="Say what a limit of so many tokens would leave out.")
 @click.option("--samples", type=click.IntRange(0), default=1, show_default=True, help="Conversations to print.")
@@ -94,6 +95,7 @@ def lint(
     seed: int,
     deploy: str | None,
     own: tuple[tuple[Path, float], ...],
+    only_own: bool,
     base: str,
     limit: int | None,
     samples: int,
@@ -112,7 +114,7 @@ def lint(
 
     with Store.read(store_path) as store:
         selection = Selection(
-            runs=tuple(store.find("runs", run) for run in runs) or None,
+            runs=() if only_own else tuple(store.find("runs", run) for run in runs) or None,
             judge=judge,
             min_margin=min_margin,
             turns=turns,

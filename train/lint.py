@@ -369,8 +369,8 @@ def _token_findings(tokenised: Tokenised, report: TokenReport) -> Iterator[Findi
         yield Finding(
             "warning",
             "refused",
-            f"the chat template refuses {len(tokenised.refused)} trees ({targets} targets, {pairs} pairs), which are "
-            f"left out; tree {first.tree[:8]}: {first.reason}",
+            f"the chat template refuses conversations of {len(tokenised.refused)} trees: {targets} targets and {pairs} "
+            f"pairs are left out; tree {first.tree[:8]}: {first.reason}",
         )
     if tokenised.joined:
         yield Finding("note", "joined", f"{tokenised.joined} trees have messages of one speaker in a row, joined")

@@ -69,7 +69,13 @@ def data() -> None:
 @click.option("--turns", callback=_turns, metavar="A-B", help="Only these turns, from 1.")
 @click.option("--person", "people", multiple=True, metavar="ID", help="Only who has this profile or personality.")
 @click.option("--model", "models", multiple=True, metavar="NAME", help="Only replies of this model.")
-@click.option("--pairs", type=click.Choice(["all", "best"]), default="all", show_default=True, help="All of a turn.")
+@click.option(
+    "--pairs",
+    type=click.Choice(["all", "best"]),
+    default="all",
+    show_default=True,
+    help="All of a turn, or its best reply's.",
+)
 @click.option(
     "--evaluation", type=click.FloatRange(0, 0.9), default=0.1, show_default=True, help="Share of people kept out."
 )

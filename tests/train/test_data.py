@@ -10,6 +10,10 @@ from typing import Any
 
 import pytest
 
+from agents.messages import Line
+from agents.models.protocol import Message
+from agents.prompts import Prompt
+from agents.responder import responder_messages
 from tests.support.builders import (
     MODEL_ID,
     PROMPTS,
@@ -254,6 +258,21 @@ def test_contexts_stand_under_deploy(tmp_path: Path) -> None:
         assert select(built, replace(ALL, deploy="")).trees[0].system == ""
         with pytest.raises(SetupError, match="kind user, not deploy"):
             select(built, replace(ALL, deploy=prompt_id("user", PROMPTS["user"])))
+
+
+def test_contexts_are_the_messages_that_a_deployed_model_is_sent(tmp_path: Path) -> None:
+    """The same as `chat` and a benchmark make of the same history under the same prompt version."""
+    text = "[head]\nBe kind.\n[tail]\n"
+    built, run = small_store(tmp_path / "other.db", deploy=text)
+    with built:
+        (tree,) = select(built, ALL).trees
+        stored = run.tree()
+        for target in tree.targets:
+            *before, _ = tree.path(target)
+            ours = [Message("system", tree.system), *(Message(m.speaker, m.text) for m in before)]
+            path = stored.path(tree.messages[target].node)[:-1]
+            history = [Line(speaker=node.speaker, text=node.text) for node in path]
+            assert tuple(ours) == responder_messages(Prompt("deploy", text), history, None)
 
 
 # Files

@@ -31,6 +31,7 @@ from train.data import DataSet, HeldOut, MessagePair, OwnFile, Selection, select
 from train.export import export
 from trees.errors import SetupError
 from trees.pairs import BadFilter
+from trees.pool import Block, keep_block
 from trees.store import Store
 from trees.values import Node
 from trees.writes import keep_prompt
@@ -123,8 +124,19 @@ def test_held_out_people_are_refused_and_counted(store: Store) -> None:
     assert [tree.id for tree in found.trees] == [run.trees[0]]
     assert found.people == ((profile("Ada").id, personality("calm").id),)
     assert found.dropped["targets"] == found.dropped["pairs"] == {"held_out": 1, "unused": 1}
-    with pytest.raises(HeldOut, match="held-out half"):
+    with pytest.raises(HeldOut, match="is held out"):
         select(store, replace(ALL, people=(personality("shy").id[:8],)))
+
+
+def test_who_says_the_same_as_somebody_held_out_is_refused(store: Store, tmp_path: Path) -> None:
+    run, judge = make_run(store, [("Ada", "calm"), ("Bo", "loud")], held_out=["Bo"]), make_judge(store)
+    add_turn(run, judge)
+    store.apply([keep_block(Block(profile("Ada").id, "profile", profile("Bo").id, 0.99, "words"))])
+    assert select(store, ALL).dropped["targets"] == {"blocked": 1}
+    with pytest.raises(HeldOut, match="says the same"):
+        select(store, replace(ALL, people=(profile("Ada").id,)))
+    row = {"messages": [user("a"), assistant("b")], "profile": profile("Ada").id}
+    assert select(store, NONE, [write(tmp_path / "own.jsonl", row)]).dropped["rows"] == {"held_out": 1}
 
 
 def test_a_later_split_takes_effect_on_stored_trees(store: Store) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +13,7 @@ import click
 from tui.console import count, is_plain, say, say_json, say_lines, say_table
 from tui.options import examples, json_option, store_option
 from tui.sanitise import visible
+from tui.stores import guard
 
 if TYPE_CHECKING:
     from train.data import DataSet
@@ -118,6 +120,7 @@ def lint(
     from train.lint import lint as look
     from trees.store import Store
 
+    asyncio.run(guard(store_path))
     with Store.read(store_path) as store:
         selection = Selection(
             runs=() if only_own else tuple(store.find("runs", run) for run in runs) or None,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from agents.models.protocol import Message
 from tests.support.message_trees import Said, tree_of
-from tests.support.tokenizers import CHATML, byte_tokenizer
+from tests.support.tokenizers import CHATML, byte_tokenizer, piece_tokenizer
 from train.data import MessageTree
 from train.templates import TemplateReader, TemplateRefused, open_reader
 from train.tokenise import token_tree, tokenise
@@ -207,6 +207,21 @@ def test_any_tree_is_read_as_its_prompts(name: str, tree: MessageTree) -> None:
 def test_shared_prefixes_are_kept_once(name: str) -> None:
     found = token_tree(TREE, reader_of(name))
     assert len(found.segments) == 7, "4 contexts and the replies good, bad, HOSTILE and bye, less the two not trained"
+
+
+@pytest.mark.parametrize("prefix", ["first", "always", "never"])
+@pytest.mark.parametrize("name", ["mistral", "mistral_v0_3", "gemma3"])
+def test_tokenizers_that_put_a_space_in_front_share_prefixes_too(name: str, prefix: str) -> None:
+    folder, tokens, _, _ = FAMILIES[name]
+    made = {key: tokens[key] for key in ("specials", "bos", "eos")}
+    source = (folder / f"{name}.jinja").read_text(encoding="utf-8")
+    reader = TemplateReader(piece_tokenizer(source, **made, prefix=prefix))
+    found = token_tree(TREE, reader)
+    assert len(found.segments) == 7
+    for target, index in zip(found.targets, TREE.targets, strict=True):
+        messages = [Message("system", "Be brief."), *(Message(m.speaker, m.text) for m in TREE.path(index)[:-1])]
+        assert found.row(found.segments[target].parent) == reader.context(messages)
+        assert found.segments[target].tokens.count(reader.end) == 1
 
 
 def test_qwen3_history_drops_the_empty_thoughts_beside_the_replies() -> None:

@@ -40,6 +40,9 @@ from trees.pool import (
 from trees.store import Store
 from trees.writes import in_one, keep_model, keep_prompt
 
+TOKENS_AN_ITEM = 150
+"""Longest answer, for each item asked: twice what a profile of the usual length takes as JSON."""
+
 
 class GrowingConfig(Section):
     """What a growing is frozen with, but for its models, prompts and thresholds."""
@@ -51,7 +54,7 @@ class GrowingConfig(Section):
     window: int = Field(100, ge=10, description="Candidates over which the accept rate is taken.")
     saturation: float = Field(0.05, ge=0, lt=1, description="Stop when fewer than this share of them is kept.")
     sampling: SamplingConfig = Field(
-        SamplingConfig(max_tokens=1200, temperature=1.0, min_p=0.05), description="How answers are drawn."
+        SamplingConfig(max_tokens=4 * TOKENS_AN_ITEM, temperature=1.0, min_p=0.05), description="How answers are drawn."
     )
 
 

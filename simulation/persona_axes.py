@@ -5,7 +5,7 @@ words that tell the value in a text, and for ages the years it spans. Rules rule
 of another. The shipped tables are simulation/data/persona_axes.toml; a plan of one's own is laid over them: it states
 only what it changes.
 
-Invariant: loaded axes are whole: every axis has a value that is wanted, every rule names axes and values that exist.
+Invariant: loaded axes are whole: every axis has a wanted value, and every rule names axes and values that exist.
 """
 
 from __future__ import annotations

@@ -28,9 +28,10 @@ PROFILE_WORDS = (42, 62)
 """Fewest and most words of a composed profile; those released with arXiv 2410.03642 have 36 to 73, half 47 to 55."""
 PERSONALITY_WORDS = (50, 75)
 """Likewise; the released ones have 42 to 102, half 56 to 69."""
-ROOM = (43, 50)
+ROOM = (44, 52)
 """Words from which on a profile gets no further sentence; drawn for each."""
 TRAITS = (7, 8)
+"""Fewest and most sentences of a personality."""
 ATTEMPTS = 400
 PUPILS_TO = 18
 RETIRED_FROM = 58
@@ -184,7 +185,7 @@ def compose_profile(seed: int, axes: Axes, wanted: Mapping[str, str] | None = No
 
 
 def compose_personality(seed: int, axes: Axes, wanted: Mapping[str, str] | None = None) -> Composed:
-    """A personality of TRAITS sentences and PERSONALITY_WORDS words. Raises SetupError as `compose_profile` does."""
+    """A personality of TRAITS sentences and PERSONALITY_WORDS. Raises SetupError as `compose_profile` does."""
     return _compose("personality", seed, axes, wanted or {})
 
 
@@ -296,12 +297,12 @@ def _profile(rng: random.Random, axes: Axes, drawn: _Drawn, wanted: Mapping[str,
     openings = [opening for opening in table.openings if interest.ing or "{ing}" not in opening.says]
     lines = [_one(rng, drawn, openings).says]
     slots["job"] = _title(job, values["work"])
-    slots["place"] = _where(place, with_country="{country}" not in lines[0])
+    slots["place"] = _where(place)
     if "{place}" not in lines[0]:
-        lines.append(_one(rng, drawn, table.homes).says)
-    body = [*_work(rng, drawn, job), _sentence(rng, axes, drawn, "family"), rng.choice(interest.facts)]
-    rng.shuffle(body)
-    lines += body
+        named = "{country}" not in lines[0]
+        lines.append(_one(rng, drawn, [home for home in table.homes if ("{place}" in home.says) == named]).says)
+    work, family = _work(rng, drawn, job), [_sentence(rng, axes, drawn, "family")]
+    lines += [*rng.choice([work + family, family + work]), rng.choice(interest.facts)]
     lines += [_sentence(rng, axes, drawn, axis) for axis in axes.profile if axis not in _own_words("profile")]
     told = {axis: value for axis, value in values.items() if axis not in _IF_ROOM}
     room = rng.randint(*ROOM)
@@ -376,7 +377,7 @@ def _work(rng: random.Random, drawn: _Drawn, job: Job) -> list[str]:
         frame = rng.choice(frames["pupil" if schooling == "secondary" else "student"])
         return [frame, rng.choice(lives().students.jobs)]
     fitting = [frame for frame in frames[schooling] if job.field or "{field}" not in frame]
-    return [rng.choice(fitting).replace("{does}", _does(rng, work, job).replace("{job}", job.job))]
+    return [rng.choice(fitting).replace("{does}", _does(rng, work, job)).replace("{job}", job.job)]
 
 
 def _does(rng: random.Random, work: str, job: Job) -> str:
@@ -417,9 +418,9 @@ def _slots(rng: random.Random, drawn: _Drawn, place: Place) -> dict[str, str]:
     }
 
 
-def _where(place: Place, *, with_country: bool) -> str:
+def _where(place: Place) -> str:
     name = place.called or (f"a village in {place.name}" if place.home == "village" else place.name)
-    return f"{name}, {place.country}" if with_country and not place.called and place.country not in name else name
+    return f"{name}, {place.country}" if not place.called and place.country not in name else name
 
 
 def _personality(rng: random.Random, axes: Axes, drawn: _Drawn, wanted: Mapping[str, str]) -> Composed:

@@ -116,8 +116,8 @@ async def _grow(given: Mapping[str, Any]) -> str:
 async def _planned(store: Store, given: Mapping[str, Any]) -> Growing:
     """Everything that was asked for, with models and embedder open. Raises SetupError."""
     from simulation.cast import close_models
-    from simulation.config import LimitsConfig
-    from simulation.growing_plan import Growing, GrowingConfig, Sizes, load_growing_prompts
+    from simulation.config import LimitsConfig, SamplingConfig
+    from simulation.growing_plan import TOKENS_AN_ITEM, Growing, GrowingConfig, Sizes, load_growing_prompts
     from simulation.pool import open_pool_embedder, settle_thresholds
 
     entries, folder = _entries(given)
@@ -136,6 +136,7 @@ async def _planned(store: Store, given: Mapping[str, Any]) -> Growing:
                 calls=given["calls_at_once"],
                 window=given["window"],
                 saturation=given["saturation"],
+                sampling=SamplingConfig(max_tokens=TOKENS_AN_ITEM * given["per_call"], temperature=1.0, min_p=0.05),
             ),
             seed=given["seed"],
             sizes=Sizes(profile=given["profiles"], personality=given["personalities"]),

@@ -49,6 +49,8 @@ FILLER = " He plays chess in the park and keeps a list of every bird that he has
         (Reason.LENGTH, PROFILE + FILLER.replace("He", "She") * 7),
         (Reason.REAL_PERSON, "He is Elon Musk, 52 years old and runs a company that makes cars." + FILLER),
         (Reason.REAL_PERSON, "Taylor Swift is a singer who lives in Nashville with her cats and her guitars." + FILLER),
+        (Reason.FORMAT, "A.{1, }}, }, {1, }, {1, }, { }, }, {1, }, {1, }, }], }]} { } } { 3 4 5 6 7 8 9 10 11 12 13"),
+        (Reason.LENGTH, "He is 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 and 28."),
         (Reason.SENSITIVE, PROFILE + " She was convicted of fraud."),
         (Reason.SENSITIVE, PROFILE + " She lost her brother to suicide."),
         (Reason.SENSITIVE, PROFILE + " Her address is ana.cruz@example.com."),

@@ -39,9 +39,8 @@ from transformers.utils import logging
 from agents.models.weights import locate
 from train.losses import DpoForm, counts_of, dpo_loss, sft_loss
 from train.packing import Objective, PackedSequence, pack
-from train.reply_logps import row_of, token_logps
 from train.token_tree import PairOf, Segment, TokenTree
-from train.tree_attention import prepare
+from train.tree_model import TreeModel
 
 USER, REPLY = 40, 60
 PARTS = ("pairs", "targets", "trl", "memory")
@@ -112,9 +111,13 @@ def policy(folder: Path) -> Any:
     return get_peft_model(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), lora()).train()
 
 
-def packed_step(model: Any, sequence: PackedSequence, objective: Objective) -> float:
+def tree_policy(folder: Path) -> TreeModel:
+    return TreeModel(policy(folder), LIMIT)
+
+
+def packed_step(model: TreeModel, sequence: PackedSequence, objective: Objective) -> float:
     """Forward and backward over a packed tree; the reference's log-probabilities are zero on all sides."""
-    logps = token_logps(model, row_of(sequence))
+    logps = model(sequence)
     if objective == "sft":
         loss = sft_loss(logps, sequence, counts_of(sequence))
     else:
@@ -195,8 +198,7 @@ def in_turns(steps: dict[str, Callable[[], float]], repeats: int) -> dict[str, l
 
 def measure_pairs(folder: Path, turns: int, repeats: int) -> tuple[dict[str, Any], list[Bar], dict[int, float]]:
     """Packed DPO steps against the bare loop; seconds of a packed step by candidates."""
-    plain, trees = policy(folder), policy(folder)
-    prepare(trees.get_base_model())
+    plain, trees = policy(folder), tree_policy(folder)
     figures, bars, packed_s = {}, [], {}
     for candidates, share in SHARE.items():
         tree = conversation(turns, candidates)
@@ -243,8 +245,7 @@ def best_batch(model: Any, tree: TokenTree, candidates: int) -> int:
 
 def measure_targets(folder: Path, turns: int, repeats: int) -> tuple[dict[str, Any], list[Bar]]:
     """Packed SFT steps against whole conversations and against a row for each reply."""
-    plain, trees = policy(folder), policy(folder)
-    prepare(trees.get_base_model())
+    plain, trees = policy(folder), tree_policy(folder)
     figures, bars = {}, []
     for name, tree, at_least in (("spine", conversation(turns, 2), 0.95), ("forked", forked(turns), 1.15)):
         (sequence,) = pack([tree], "sft", LIMIT)
@@ -343,14 +344,15 @@ def peak(folder: Path, form: str, turns: int, candidates: int) -> float:
 
 
 def memory_child(folder: Path, given: dict[str, Any]) -> dict[str, Any]:
-    model = policy(folder)
     tree = conversation(given["turns"], given["candidates"])
-    before = peak_mb()
     if given["form"] == "packed":
-        prepare(model.get_base_model())
-        packed_step(model, pack([tree], "dpo", LIMIT)[0], "dpo")
+        trees = tree_policy(folder)
+        before = peak_mb()
+        packed_step(trees, pack([tree], "dpo", LIMIT)[0], "dpo")
     else:
-        flat_pairs_step(model, tree, 1, tree.pairs[-1:])
+        plain = policy(folder)
+        before = peak_mb()
+        flat_pairs_step(plain, tree, 1, tree.pairs[-1:])
     return {"mb": peak_mb() - before}
 
 

@@ -74,7 +74,7 @@ class Machine(Section):
         False, description="Compute layers again in the backward pass: a third more time, far less memory."
     )
     save_every: int = Field(20, ge=1, description="Optimiser steps between two checkpoints.")
-    keep: int = Field(2, ge=1, description="Checkpoints kept.")
+    keep: int = Field(2, ge=2, description="Checkpoints kept; two, so that one is whole while another is written.")
     point_every: int = Field(1, ge=1, description="Optimiser steps between two points.")
 
 

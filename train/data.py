@@ -16,12 +16,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import groupby
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from agents.prompts import Prompt
 from train.export import TrainingContexts
-from train.own_rows import OwnRow, read_rows, rows_by_conversation
+from train.own_rows import Conversation, Owner, OwnRow, read_rows, rows_by_conversation
 from trees.errors import EspalierError, SetupError
 from trees.ids import digest_of, text_digest
 from trees.pairs import Dropped, Filter, Pair, Place, Target, make_filter, weigh_turns, weigh_verdicts
@@ -34,9 +34,6 @@ Fit = Literal["sft", "dpo"]
 Lineage = Literal["store", "unknown"]
 PairChoice = Literal["all", "best"]
 T = TypeVar("T", Target, Pair)
-
-NO_SYSTEM_MESSAGE = ""
-"""A `deploy` that says nothing."""
 
 
 class HeldOut(EspalierError):
@@ -70,7 +67,7 @@ class Selection:
     seed: int = 0
     """Draws the evaluation people, and the rows that are taken of files."""
     deploy: str | None = None
-    """The system message of all contexts; None is each run's own `deploy` prompt, "" none at all."""
+    """The prompt version of all contexts, by the beginning of its id; None is each run's own, "" no system message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +115,7 @@ class MessageTree:
     """Parents before children."""
     targets: tuple[int, ...]
     pairs: tuple[MessagePair, ...]
+    from_file: bool = False
 
     @property
     def persona(self) -> str:
@@ -189,9 +187,10 @@ class DataSet:
 def select(store: Store, selection: Selection, files: Sequence[OwnFile] = ()) -> DataSet:
     """What a selection finds. Raises NotFound or BadFilter (judge, unit), HeldOut, or SetupError (a file)."""
     wanted = None if selection.runs == () else _filter(store, selection)
+    system = _system(store, selection.deploy)
     dropped: dict[str, Counter[str]] = {"targets": Counter(), "pairs": Counter(), "rows": Counter()}
-    trees = [] if wanted is None else _stored_trees(store, selection, wanted, dropped)
-    own = [_own_trees(store, file, selection, trees, dropped["rows"]) for file in files]
+    trees = [] if wanted is None else _stored_trees(store, selection, wanted, system, dropped)
+    own = [_own_trees(store, file, selection, system, trees, dropped["rows"]) for file in files]
     everything = [*trees, *(tree for found in own for tree in found.trees)]
     return DataSet(
         trees=_split(everything, selection),
@@ -208,6 +207,18 @@ def select(store: Store, selection: Selection, files: Sequence[OwnFile] = ()) ->
 
 def _filter(store: Store, selection: Selection) -> Filter:
     return make_filter(store, selection.runs, selection.judge, selection.min_margin, selection.unit)
+
+
+def _system(store: Store, deploy: str | None) -> str | None:
+    """What a prompt version says; None where each run's own is meant. Raises NotFound, or SetupError."""
+    if not deploy:
+        return deploy
+    prompt = Prompt(*store.prompt(store.find("prompts", deploy)))
+    if prompt.kind != "deploy":
+        raise SetupError(
+            f"{deploy!r} is a prompt of kind {prompt.kind}, not deploy", hint="List them: espalier prompts list."
+        )
+    return prompt.render("head")
 
 
 # From the store
@@ -233,10 +244,10 @@ class _Wanted:
 
 
 def _stored_trees(
-    store: Store, selection: Selection, wanted: Filter, dropped: Mapping[str, Counter[str]]
+    store: Store, selection: Selection, wanted: Filter, system: str | None, dropped: Mapping[str, Counter[str]]
 ) -> list[MessageTree]:
     filters = _Wanted(_people(store, selection.people), _models(store, selection.models), selection.turns)
-    contexts = TrainingContexts(store, selection.deploy)
+    contexts = TrainingContexts(store, system)
     targets = _by_tree(weigh_turns(store, wanted), dropped["targets"])
     pairs = _by_tree(weigh_verdicts(store, wanted), dropped["pairs"])
     found: list[MessageTree] = []
@@ -377,25 +388,41 @@ class _Own:
 
 
 def _own_trees(
-    store: Store, file: OwnFile, selection: Selection, stored: Sequence[MessageTree], dropped: Counter[str]
+    store: Store,
+    file: OwnFile,
+    selection: Selection,
+    deploy: str | None,
+    stored: Sequence[MessageTree],
+    dropped: Counter[str],
 ) -> _Own:
     read = read_rows(store, file.path)
-    dropped.update(read.dropped)
     rows = _drawn(read.rows, file, selection, stored)
-    dropped["beyond_share"] += len(read.rows) - len(rows)
-    dropped += Counter()
-    trees = []
-    for (system, half, other), conversations in rows_by_conversation(rows):
-        for messages, targets, pairs in conversations:
-            said = tuple(TreeMessage(parent, speaker, text, "") for parent, speaker, text in messages)
-            compared = tuple(MessagePair(*pair) for pair in pairs)
-            identity = digest_of("own tree", str(read.digest), system, messages[0][2], half, other)
-            kept = selection.deploy if selection.deploy is not None else system
-            trees.append(
-                MessageTree(identity, file.path.name, half, other, "train", kept, said, tuple(targets), compared)
-            )
-    unknown = any(row.profile_id is None or row.personality_id is None or not row.stored for row in rows)
+    dropped.update(read.dropped)
+    if len(read.rows) > len(rows):
+        dropped["beyond_share"] += len(read.rows) - len(rows)
+    trees = [
+        _own_tree(file, read.digest, owner, conversation, deploy)
+        for owner, conversations in rows_by_conversation(rows)
+        for conversation in conversations
+    ]
+    unknown = not all(row.stored for row in rows)
     return _Own(tuple(trees), unknown, tuple(_file_notes(file, read.rows, rows, unknown, read.dropped)))
+
+
+def _own_tree(file: OwnFile, digest: str, owner: Owner, conversation: Conversation, deploy: str | None) -> MessageTree:
+    (system, profile, personality), (messages, targets, pairs) = owner, conversation
+    return MessageTree(
+        id=digest_of("own tree", digest, *owner, messages[0][2]),
+        source=file.path.name,
+        profile_id=profile,
+        personality_id=personality,
+        side="train",
+        system=system if deploy is None else deploy,
+        messages=tuple(TreeMessage(parent, speaker, text, "") for parent, speaker, text in messages),
+        targets=tuple(targets),
+        pairs=tuple(MessagePair(*pair) for pair in pairs),
+        from_file=True,
+    )
 
 
 def _drawn(rows: Sequence[OwnRow], file: OwnFile, selection: Selection, stored: Sequence[MessageTree]) -> list[OwnRow]:
@@ -432,17 +459,25 @@ def _file_notes(
 
 
 def _split(trees: Sequence[MessageTree], selection: Selection) -> tuple[MessageTree, ...]:
-    """People who share a profile stay together; who evaluates is drawn by the seed, whatever the order of trees."""
-    groups = sorted({_group(tree) for tree in trees}, key=lambda g: digest_of("evaluation", selection.seed, g))
+    """People who share a profile stay together; who evaluates is drawn by the seed, whatever the order of trees.
+
+    Rows of files by nobody known are trained on, unless there is nothing else: then their conversations are split.
+    """
+    only_files = all(tree.from_file and tree.profile_id is None for tree in trees)
+    drawable = {_group(t, only_files) for t in trees if only_files or t.profile_id is not None or not t.from_file}
+    groups = sorted(drawable, key=lambda group: digest_of("evaluation", selection.seed, group))
     wanted = round(len(groups) * selection.evaluation)
     if selection.evaluation > 0 and len(groups) > 1:
         wanted = min(max(wanted, 1), len(groups) - 1)
     kept_out = set(groups[:wanted])
-    return tuple(replace(tree, side="evaluation" if _group(tree) in kept_out else "train") for tree in trees)
+    return tuple(
+        replace(tree, side="evaluation" if _group(tree, only_files) in kept_out else "train") for tree in trees
+    )
 
 
-def _group(tree: MessageTree) -> str:
-    return tree.profile_id or tree.id
+def _group(tree: MessageTree, only_files: bool) -> str:
+    """What stays together: a profile; without one a person's whole run of chats, or a file."""
+    return tree.profile_id or (tree.id if only_files else tree.source)
 
 
 # Trimming
@@ -472,9 +507,3 @@ def trimmed(tree: MessageTree, targets: Sequence[int], pairs: Sequence[MessagePa
         targets=tuple(new[target] for target in targets),
         pairs=tuple(MessagePair(new[pair.chosen], new[pair.rejected]) for pair in pairs),
     )
-
-
-def grouped_by_source(trees: Iterable[MessageTree]) -> dict[str, int]:
-    """Number of trees of each run or file."""
-    ordered = sorted(tree.source for tree in trees)
-    return {source: len(list(group)) for source, group in groupby(ordered)}

@@ -123,7 +123,7 @@ def lint(
 
 def _counts(data: DataSet, side: Literal["train", "evaluation"]) -> Counts:
     trees = data.side(side)
-    people = len({tree.persona for tree in trees})
+    people = len({tree.persona for tree in trees if tree.profile_id is not None})
     return Counts(people, len(trees), sum(len(t.targets) for t in trees), sum(len(t.pairs) for t in trees))
 
 
@@ -142,7 +142,7 @@ def _missing(data: DataSet) -> Iterator[Finding]:
 def _people(data: DataSet) -> Iterator[Finding]:
     if not data.trees:
         return
-    people = {tree.persona for tree in data.trees}
+    people = {tree.persona for tree in data.trees if tree.profile_id is not None}
     if len(people) == 1:
         yield Finding("warning", "one_person", "all of it is one person's: a model would learn that person")
     if not data.side("evaluation"):
@@ -387,24 +387,12 @@ def _token_findings(tokenised: Tokenised, report: TokenReport) -> Iterator[Findi
 def _samples(reader: TemplateReader, trees: Sequence[TokenTree], number: int, seed: int) -> Iterator[Sample]:
     ordered = sorted(trees, key=lambda tree: digest_of("sample", seed, tree.id))
     for tree in ordered[:number]:
-        deepest = max([*tree.targets, *(pair.chosen for pair in tree.pairs)], key=lambda i: (_depth(tree, i), -i))
+        deepest = max([*tree.targets, *(pair.chosen for pair in tree.pairs)], key=lambda i: (tree.depths[i], -i))
         yield Sample(tree.id, tuple(_pieces(reader, tree, deepest)))
 
 
-def _depth(tree: TokenTree, index: int) -> int:
-    depth = 0
-    while index >= 0:
-        depth, index = depth + 1, tree.segments[index].parent
-    return depth
-
-
 def _pieces(reader: TemplateReader, tree: TokenTree, end: int) -> Iterator[Piece]:
-    path: list[int] = []
-    at = end
-    while at >= 0:
-        path.append(at)
-        at = tree.segments[at].parent
-    for index in reversed(path):
+    for index in tree.path(end):
         yield Piece(reader.shown(tree.segments[index].tokens), _kind(tree, index))
     for pair in tree.pairs:
         if pair.chosen == end:

@@ -129,15 +129,28 @@ def _flaw(row: OwnRow) -> str | None:
 
 
 def _is_stored(store: Store, row: OwnRow) -> bool:
-    """Whether the row's reply is a stored node with these words. Its person is then the one the store says."""
-    if row.node_id is None:
+    """Whether the store holds the row's whole conversation under the ids that it names, for the person it names."""
+    if row.node_id is None or len(row.targets) > 1:
         return False
-    said = text_digest(row.path[-1][1])
-    sql = (
-        "SELECT 1 FROM nodes n JOIN trees t ON t.id = n.tree_id WHERE n.id = ? AND n.digest = ? "
-        "AND t.profile_id IS ? AND t.personality_id IS ?"
-    )
-    return bool(store.rows(sql, (row.node_id, said, row.profile_id, row.personality_id)))
+    sql = "SELECT t.profile_id, t.personality_id FROM nodes n JOIN trees t ON t.id = n.tree_id WHERE n.id = ?"
+    if store.rows(sql, (row.node_id,)) != [(row.profile_id, row.personality_id)]:
+        return False
+    node: str | None = row.node_id
+    for depth, (_, text) in enumerate(reversed(row.path)):
+        found = store.rows("SELECT parent_id FROM nodes WHERE id = ? AND digest = ?", (node, text_digest(text)))
+        if not found:
+            return False
+        node = found[0][0]
+        if depth == 0 and not _has_sibling(store, node, row.rejected):
+            return False
+    return node is None
+
+
+def _has_sibling(store: Store, parent: str | None, rejected: str | None) -> bool:
+    if rejected is None:
+        return True
+    sql = "SELECT 1 FROM nodes WHERE parent_id = ? AND digest = ?"
+    return bool(store.rows(sql, (parent, text_digest(rejected))))
 
 
 class _HeldOutWords:

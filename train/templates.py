@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from agents.models.chat_template import TODAY, ChatTemplate
 from agents.models.llama_prompts import PromptReader
-from agents.models.model_folder import fetched
 from agents.models.prompt_parts import PartsReader, SpecialText
 from agents.models.protocol import Message, ModelFailure
 from agents.models.transformers_vocab import Vocab
@@ -56,7 +56,11 @@ class TemplateReader:
         self._prompts = PromptReader(self.template, self.vocab)
         specials = [SpecialText(text, not self.vocab.is_user_defined(token)) for token, text in self.vocab.specials]
         self._parts = PartsReader(self.template, specials)
-        self._special_ids = {token for token, _ in self.vocab.specials if not self.vocab.is_user_defined(token)}
+        self._ends = {
+            token
+            for token, text in self.vocab.specials
+            if text == self.vocab.eos_text or not self.vocab.is_user_defined(token)
+        }
         self._refuse_open_reasoning()
         written = self._written_end()
         self._writes_end = written is not None
@@ -128,7 +132,7 @@ class TemplateReader:
         """The first control token that the template writes after a reply."""
         after = self.text([_USER, _REPLY], add_generation_prompt=False).partition(_REPLY.content)[2]
         tokens = self.vocab.tokenize(after, special=True)
-        return next((token for token in tokens if token in self._special_ids), None)
+        return next((token for token in tokens if token in self._ends), None)
 
     def _own_end(self) -> int:
         ends = [token for token, text in self.vocab.specials if text == self.vocab.eos_text]
@@ -209,9 +213,19 @@ def open_reader(base: str) -> TemplateReader:
             file = locate(base).path
             tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
         else:
-            tokenizer = AutoTokenizer.from_pretrained(fetched(base))
+            tokenizer = AutoTokenizer.from_pretrained(_folder_or_name(base))
     except ModelFailure as error:
         raise SetupError(error.message) from error
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise SetupError(f"the tokenizer of {base!r} cannot be loaded: {error}") from error
     return TemplateReader(tokenizer)
+
+
+def _folder_or_name(base: str) -> str:
+    """Of a model on the hub its name, so that no weights are fetched for a tokenizer. Raises SetupError."""
+    if (folder := Path(base).expanduser()).is_dir():
+        return str(folder)
+    name = base.removeprefix("hf://")
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise SetupError(f"there is no folder {base!r}", hint="Give a model's folder, or a hub's owner/repo.")
+    return name

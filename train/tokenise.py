@@ -235,15 +235,6 @@ def _shared(one: Sequence[int], other: Sequence[int]) -> int:
 # Lengths
 
 
-def ends(tree: TokenTree) -> list[int]:
-    """Tokens from the root to the end of each segment."""
-    found: list[int] = []
-    for segment in tree.segments:
-        before = found[segment.parent] if segment.parent >= 0 else 0
-        found.append(before + len(segment.tokens))
-    return found
-
-
 def lengths(trees: Iterable[TokenTree]) -> Lengths:
     """How long conversations, replies and trees are."""
     conversations: list[int] = []
@@ -251,12 +242,11 @@ def lengths(trees: Iterable[TokenTree]) -> Lengths:
     sizes: list[int] = []
     flat = 0
     for tree in trees:
-        end = ends(tree)
-        trained = _trained(tree)
-        conversations += [end[i] for i in trained]
+        trained = sorted(_trained(tree.targets, tree.pairs))
+        conversations += [_end(tree, i) for i in trained]
         replies += [len(tree.segments[i].tokens) for i in trained]
-        sizes.append(sum(len(segment.tokens) for segment in tree.segments))
-        flat += sum(end[i] for i in tree.targets) + sum(end[p.chosen] + end[p.rejected] for p in tree.pairs)
+        sizes.append(tree.token_count)
+        flat += tree.flattened_count
     return Lengths(tuple(conversations), tuple(replies), tuple(sizes), flat)
 
 
@@ -270,25 +260,18 @@ def histogram(values: Sequence[int]) -> tuple[Bin, ...]:
 
 def within(tree: TokenTree, limit: int) -> TokenTree | None:
     """The tree without replies that end beyond `limit` tokens; None if nothing to train is left."""
-    end = ends(tree)
-    targets = [i for i in tree.targets if end[i] <= limit]
-    pairs = [pair for pair in tree.pairs if max(end[pair.chosen], end[pair.rejected]) <= limit]
-    if not targets and not pairs:
+    targets = [i for i in tree.targets if _end(tree, i) <= limit]
+    pairs = [pair for pair in tree.pairs if max(_end(tree, pair.chosen), _end(tree, pair.rejected)) <= limit]
+    trained = _trained(targets, pairs)
+    if not trained:
         return None
-    trained = {*targets, *(i for pair in pairs for i in (pair.chosen, pair.rejected))}
-    kept: set[int] = set()
-    for reply in trained:
-        at = reply
-        while at >= 0 and at not in kept:
-            kept.add(at)
-            at = tree.segments[at].parent
-    new = {old: place for place, old in enumerate(sorted(kept))} | {-1: -1}
-    segments = [
-        replace(tree.segments[i], parent=new[tree.segments[i].parent], reply=i in trained) for i in sorted(kept)
-    ]
-    return replace(
-        tree,
-        segments=tuple(segments),
+    kept = sorted({index for reply in trained for index in tree.path(reply)})
+    new = {old: place for place, old in enumerate(kept)} | {-1: -1}
+    segments = ((i, tree.segments[i]) for i in kept)
+    return TokenTree(
+        id=tree.id,
+        persona=tree.persona,
+        segments=tuple(replace(s, parent=new[s.parent], reply=i in trained) for i, s in segments),
         targets=tuple(new[i] for i in targets),
         pairs=tuple(PairOf(new[pair.chosen], new[pair.rejected], pair.weight) for pair in pairs),
     )
@@ -305,5 +288,10 @@ def cost_of(trees: Iterable[TokenTree], limit: int) -> LimitCost:
     return LimitCost(limit, lost_trees, lost_targets, lost_pairs)
 
 
-def _trained(tree: TokenTree) -> list[int]:
-    return sorted({*tree.targets, *(i for pair in tree.pairs for i in (pair.chosen, pair.rejected))})
+def _end(tree: TokenTree, index: int) -> int:
+    """Tokens from the root to the end of a segment."""
+    return tree.depths[index] + len(tree.segments[index].tokens)
+
+
+def _trained(targets: Iterable[int], pairs: Iterable[PairOf]) -> set[int]:
+    return {*targets, *(i for pair in pairs for i in (pair.chosen, pair.rejected))}

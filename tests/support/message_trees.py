@@ -1,4 +1,4 @@
-"""Message trees made by hand, and paths of token trees."""
+"""Message trees made by hand."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from train.data import MessagePair, MessageTree, TreeMessage
-from train.token_tree import TokenTree
 
 Said = tuple[int, Any, str]
 """Parent, speaker, text."""
@@ -20,12 +19,3 @@ def tree_of(
     compared = tuple(MessagePair(*pair) for pair in pairs)
     given = {"profile_id": "p", "personality_id": "q", "side": "train", "system": "", **more}
     return MessageTree("tree", "run", messages=messages, targets=tuple(targets), pairs=compared, **given)
-
-
-def path_tokens(tree: TokenTree, index: int) -> tuple[int, ...]:
-    """The tokens from the root to the end of a segment."""
-    tokens: tuple[int, ...] = ()
-    while index >= 0:
-        tokens = tree.segments[index].tokens + tokens
-        index = tree.segments[index].parent
-    return tokens

@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.builders import (
     MODEL_ID,
+    PROMPTS,
     BuiltRun,
     judge_again,
     judged,
@@ -19,6 +20,7 @@ from tests.support.builders import (
     make_run,
     personality,
     profile,
+    prompt_id,
     small_store,
 )
 from train.data import DataSet, HeldOut, MessagePair, OwnFile, Selection, select
@@ -27,6 +29,7 @@ from trees.errors import SetupError
 from trees.pairs import BadFilter
 from trees.store import Store
 from trees.values import Node
+from trees.writes import keep_prompt
 
 ALL = Selection(evaluation=0)
 
@@ -233,7 +236,10 @@ def test_the_digest_is_of_what_is_trained_on(store: Store) -> None:
     found = select(store, ALL)
     assert found.digest == select(store, replace(ALL, min_margin=0.5)).digest
     assert found.digest != found.only("dpo").digest != found.only("sft").digest
-    assert found.digest != select(store, replace(ALL, deploy="Be kind.")).digest
+    store.apply(keep_prompt(prompt_id("deploy", "[head]\nBe kind.\n"), "deploy", "[head]\nBe kind.\n"))
+    kind = replace(ALL, deploy=prompt_id("deploy", "[head]\nBe kind.\n")[:9])
+    assert select(store, kind).trees[0].system == "Be kind."
+    assert found.digest != select(store, kind).digest
     other = make_judge(store, "other", threshold=0.5)
     user_node = run.tree().roots()[0]
     a, b = run.tree().children(user_node.id)
@@ -246,6 +252,8 @@ def test_contexts_stand_under_deploy(tmp_path: Path) -> None:
     with built:
         assert select(built, ALL).trees[0].system == "Be kind."
         assert select(built, replace(ALL, deploy="")).trees[0].system == ""
+        with pytest.raises(SetupError, match="kind user, not deploy"):
+            select(built, replace(ALL, deploy=prompt_id("user", PROMPTS["user"])))
 
 
 # Files
@@ -354,6 +362,29 @@ def test_exported_rows_keep_their_lineage_until_they_are_edited(store: Store, tm
     assert again.lineage == "store"
     assert texts(again) == ["hello", "good hello", "again", "good again"]
     assert again.people == ((profile("Ada").id, personality("calm").id),)
-    changed = (tmp_path / "own.jsonl").read_text().replace('"good again"', '"GOOD"')
+    for was, now in (('"good again"', '"GOOD"'), ('"hello"', '"Hello"'), (run.trees[0], run.trees[0])):
+        changed = (tmp_path / "own.jsonl").read_text().replace(was, now)
+        (tmp_path / "changed.jsonl").write_text(changed)
+        expected = "store" if was == now else "unknown"
+        assert select(store, NONE, [OwnFile(tmp_path / "changed.jsonl", 1.0)]).lineage == expected
+
+
+def test_exported_pairs_are_believed_with_both_their_replies(store: Store, tmp_path: Path) -> None:
+    run, judge = make_run(store), make_judge(store)
+    add_turn(run, judge)
+    export(store, "dpo", tmp_path / "own.jsonl")
+    assert select(store, NONE, [OwnFile(tmp_path / "own.jsonl", 1.0)]).lineage == "store"
+    changed = (tmp_path / "own.jsonl").read_text().replace('"bad hello"', '"BAD"')
     (tmp_path / "own.jsonl").write_text(changed)
     assert select(store, NONE, [OwnFile(tmp_path / "own.jsonl", 1.0)]).lineage == "unknown"
+
+
+def test_rows_by_nobody_known_are_trained_on_beside_people(store: Store, tmp_path: Path) -> None:
+    many_people(store, 4)
+    rows = [{"messages": [user(f"q{i}"), assistant(f"r{i}")]} for i in range(30)]
+    file = write(tmp_path / "own.jsonl", *rows)
+    mixed = select(store, Selection(evaluation=0.5), [file])
+    assert {tree.side for tree in mixed.trees if tree.from_file} == {"train"}
+    assert len({tree.profile_id for tree in mixed.side("evaluation")}) == 1
+    alone = select(store, Selection(runs=(), evaluation=0.5), [file])
+    assert (len(alone.side("train")), len(alone.side("evaluation"))) == (15, 15)

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from agents.models.protocol import Message
-from tests.support.message_trees import Said, path_tokens, tree_of
+from tests.support.message_trees import Said, tree_of
 from tests.support.tokenizers import CHATML, byte_tokenizer
+from train.data import MessageTree
 from train.templates import TemplateReader, TemplateRefused, open_reader
 from train.tokenise import token_tree, tokenise
 from trees.errors import SetupError
@@ -59,6 +62,7 @@ FAMILIES: Mapping[str, tuple[Path, Mapping[str, Any], str, list[str]]] = {
 }
 """Where the template lies, its family's special tokens, what ends a reply, and the repairs shown."""
 
+READERS: dict[str, TemplateReader] = {}
 HOSTILE = "fine <|im_end|><eos></s><|eot_id|><end_of_turn><|endoftext|>[INST] <think> no"
 SAID: list[Said] = [
     (-1, "user", "hello"),
@@ -100,14 +104,14 @@ def test_every_context_is_the_prompt_and_every_reply_its_text_and_the_end(name: 
     for target, index in zip(found.targets, TREE.targets, strict=True):
         messages = [Message("system", "Be brief."), *(Message(m.speaker, m.text) for m in TREE.path(index)[:-1])]
         segment = found.segments[target]
-        assert path_tokens(found, segment.parent) == reader.context(messages)
+        assert found.row(segment.parent) == reader.context(messages)
         assert segment.reply
         assert segment.tokens.count(reader.end) == 1
         assert segment.tokens[-1] == reader.end
         said = reader.shown(segment.tokens[:-1])
         assert said.strip() == TREE.messages[index].text
         whole = reader.text(messages)
-        assert reader.shown(path_tokens(found, segment.parent)) == whole
+        assert reader.shown(found.row(segment.parent)) == whole
         assert whole.count("Be brief.") == 1
 
 
@@ -124,6 +128,60 @@ def test_parents_come_first_and_siblings_share_them(name: str) -> None:
         assert rejected.reply
 
 
+PIECES = st.sampled_from(
+    [
+        "hello",
+        " ",
+        "\n",
+        "é",
+        "世",
+        "<|im_end|>",
+        "<think>",
+        "</think>",
+        "</s>",
+        "[INST]",
+        "<end_of_turn>",
+        "<|eot_id|>",
+    ]
+)
+TEXTS = st.lists(PIECES, min_size=1, max_size=5).map("".join).filter(str.strip)
+
+
+@st.composite
+def grown_trees(draw: st.DrawFn) -> MessageTree:
+    """A conversation that branches anywhere, with any of its replies trained or compared."""
+    said: list[Said] = [(-1, "user", draw(TEXTS))]
+    for _ in range(draw(st.integers(1, 9))):
+        parent = draw(st.integers(0, len(said) - 1))
+        said.append((parent, "assistant" if said[parent][1] == "user" else "user", draw(TEXTS)))
+    replies = [i for i, (_, speaker, _) in enumerate(said) if speaker == "assistant"]
+    targets = draw(st.lists(st.sampled_from(replies), unique=True, min_size=1))
+    siblings = [(a, b) for a in replies for b in replies if a != b and said[a][0] == said[b][0]]
+    pairs = draw(st.lists(st.sampled_from(siblings), unique=True)) if siblings else []
+    return tree_of(*said, targets=targets, pairs=pairs, system=draw(st.sampled_from(["", "Be brief."])))
+
+
+@pytest.mark.parametrize("name", ["llama3", "gemma3", "qwen3", "mistral_v0_3", "olmo2"])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(tree=grown_trees())
+def test_any_tree_is_read_as_its_prompts(name: str, tree: MessageTree) -> None:
+    reader = READERS.setdefault(name, reader_of(name))
+    found = token_tree(tree, reader)
+    trained = [*tree.targets, *(i for pair in tree.pairs for i in (pair.chosen, pair.rejected))]
+    places = [*found.targets, *(i for pair in found.pairs for i in (pair.chosen, pair.rejected))]
+    head = [Message("system", tree.system)] if tree.system else []
+    for index, place in zip(trained, places, strict=True):
+        messages = [*head, *(Message(m.speaker, m.text) for m in tree.path(index)[:-1])]
+        segment = found.segments[place]
+        context = reader.context(messages)
+        assert found.row(segment.parent) == context
+        assert segment.tokens == reader.reply(messages, context, tree.messages[index].text)
+        assert segment.tokens.count(reader.end) == 1
+        assert reader.shown(segment.tokens[:-1]).strip() == tree.messages[index].text.strip()
+    assert {place for place, segment in enumerate(found.segments) if segment.reply} == set(places)
+    assert all(segment.parent < place and segment.tokens for place, segment in enumerate(found.segments))
+
+
 @pytest.mark.parametrize("name", sorted(set(FAMILIES) - {"qwen3"}))
 def test_shared_prefixes_are_kept_once(name: str) -> None:
     found = token_tree(TREE, reader_of(name))
@@ -134,7 +192,7 @@ def test_qwen3_history_drops_the_empty_thoughts_beside_the_replies() -> None:
     reader = reader_of("qwen3")
     found = token_tree(TREE, reader)
     assert reader.repairs[0].shown == "<think>\n\n</think>\n\n"
-    shown = [reader.shown(path_tokens(found, target)) for target in found.targets]
+    shown = [reader.shown(found.row(target)) for target in found.targets]
     assert shown[0].endswith("<|im_start|>assistant\n<think>\n\n</think>\n\ngood<|im_end|>")
     assert "<|im_start|>assistant\ngood<|im_end|>\n" in shown[1]
     assert all(text.count("</think>") == 1 for text in shown), "before the reply, and nowhere in its history"
@@ -192,7 +250,7 @@ def test_without_an_end_token_the_tokenizer_s_own_follows_the_reply() -> None:
         "History is read as the temp",
     ]
     found = token_tree(tree_of(*SAID[:2], (1, "user", "on"), (2, "assistant", "so"), targets=[1, 3]), reader)
-    shown = [reader.shown(path_tokens(found, target)) for target in found.targets]
+    shown = [reader.shown(found.row(target)) for target in found.targets]
     assert shown == ["user: hello\nassistant: good</s>", "user: hello\nassistant: good\nuser: on\nassistant: so</s>"]
     with pytest.raises(TemplateRefused, match="nothing ends a reply"):
         TemplateReader(byte_tokenizer(endless, []))

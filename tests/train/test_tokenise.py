@@ -8,7 +8,7 @@ from tests.support.message_trees import Said, tree_of
 from tests.support.tokenizers import CHATML, byte_tokenizer, word_tokenizer
 from train.templates import TemplateReader
 from train.token_tree import PairOf, Segment, TokenTree
-from train.tokenise import Bin, LimitCost, cost_of, ends, histogram, lengths, tokenise, within
+from train.tokenise import Bin, LimitCost, cost_of, histogram, lengths, tokenise, within
 
 pytest.importorskip("transformers", reason="the training extra is not installed")
 
@@ -110,7 +110,7 @@ def test_the_beginning_is_no_end_token_and_stands_once() -> None:
 def test_nothing_is_cut_off_unasked() -> None:
     long = tree_of((-1, "user", "hello " * 5000), (0, "assistant", "good"), targets=[1])
     (found,) = tokenise([long], reader()).trees
-    assert ends(found)[-1] == 10_000 + 8 + 2
+    assert found.token_count == 10_000 + 8 + 2
 
 
 def test_text_of_control_tokens_stays_text() -> None:

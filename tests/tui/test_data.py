@@ -61,6 +61,7 @@ def test_own_rows_are_mixed_in_aloud(espalier: Espalier, played: str, folder: Pa
         (["--own", "x:y"], "is no share"),
         (["--person", "ffff"], "no profile begins with"),
         (["--judge", "nobody"], "no judge 'nobody'"),
+        (["--deploy", "ffff"], "no prompt begins with"),
     ],
 )
 def test_wrong_usage_is_said(espalier: Espalier, played: str, arguments: list[str], said: str) -> None:
@@ -93,6 +94,7 @@ def test_an_export_has_a_card_and_makes_itself_again(espalier: Espalier, played:
 
 
 def test_conversations_go_out_and_come_in(espalier: Espalier, played: str, folder: Path) -> None:
+    assert "JSON lines" in espalier("export", "paper", "paper.parquet", exit_code=3).stderr
     told = as_json(espalier("export", "paper", "paper.jsonl", "--no-card", "--json"))
     assert told["card"] is None
     assert not (folder / "README.md").exists()
@@ -104,6 +106,8 @@ def test_conversations_go_out_and_come_in(espalier: Espalier, played: str, folde
     assert (found["conversations"], found["broken"], found["new"]) == (told["rows"], 1, True)
     espalier("verify", "--store", "other.db")
     assert "imported" in espalier("show", first_tree(folder / "other.db"), "--store", "other.db").stdout
+    told = espalier("judge", found["run"], "--judge", "released", "--store", "other.db", exit_code=3).stderr
+    assert "import run: nobody in it can judge" in told
     assert "was there already" in espalier("import", "paper.jsonl", "--store", "other.db", exit_code=1).stdout
 
 

@@ -110,6 +110,8 @@ def export(
 
     if out.exists() and not force:
         raise SetupError(f"{out} exists already", hint="Name another file, or write over it with --force.")
+    if what == "paper" and out.suffix == ".parquet":
+        raise SetupError(f"the paper's format is JSON lines, and {out} is named as Parquet", hint="Call it .jsonl.")
     with Store.read(store_path) as store:
         wanted = [store.find("runs", run) for run in runs] or None
         done = _exported(store, what, out, judge, min_margin, wanted, force)

@@ -74,6 +74,7 @@ def data() -> None:
     "--evaluation", type=click.FloatRange(0, 0.9), default=0.1, show_default=True, help="Share of people kept out."
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Draws the people who are kept out.")
+@click.option("--deploy", metavar="VERSION", help="Read contexts under this prompt version, not each run's own.")
 @click.option("--own", "own", multiple=True, callback=_own_files, metavar="FILE:SHARE", help="Mix in own JSONL rows.")
 @click.option("--base", default="embedded", show_default=True, help="The model whose tokenizer and template are used.")
 @click.option("--limit", type=click.IntRange(1), help="Say what a limit of so many tokens would leave out.")
@@ -91,6 +92,7 @@ def lint(
     pairs: Literal["all", "best"],
     evaluation: float,
     seed: int,
+    deploy: str | None,
     own: tuple[tuple[Path, float], ...],
     base: str,
     limit: int | None,
@@ -119,6 +121,7 @@ def lint(
             pairs=pairs,
             evaluation=evaluation,
             seed=seed,
+            deploy=deploy,
         )
         found = select(store, selection, [OwnFile(path, share) for path, share in own])
         reader = tokenised = None

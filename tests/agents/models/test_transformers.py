@@ -17,7 +17,7 @@ from agents.models.transformers import TransformersConfig, TransformersModel
 from agents.models.transformers_weights import draw
 from agents.models.weights import locate
 from tests.support.gguf_f32 import f32_gguf
-from tests.support.message_trees import path_tokens, tree_of
+from tests.support.message_trees import tree_of
 from train.templates import open_reader
 from train.tokenise import token_tree
 
@@ -63,7 +63,7 @@ async def test_training_reads_the_prompts_of_both(model: TransformersModel, llam
     for system in ("", HEAD.content):
         tree = token_tree(tree_of(*said, targets=[1, 3], system=system), reader)
         for target, length in zip(tree.targets, (1, 3), strict=True):
-            tokens = path_tokens(tree, tree.segments[target].parent)
+            tokens = tree.row(tree.segments[target].parent)
             head = [HEAD] if system else []
             messages = [*head, *(Message(who, text) for _, who, text in said[:length])]  # type: ignore[arg-type]
             expected = Prepared(tokens_digest(tokens), len(tokens))

@@ -203,7 +203,7 @@ def joined(messages: Sequence[Message]) -> list[Message]:
 
 
 def open_reader(base: str) -> TemplateReader:
-    """The reader of a base model: `embedded`, a GGUF file, a folder, or a name on the hub. Blocks. Raises SetupError."""
+    """The reader of a base: `embedded`, a GGUF file, a folder, or a name on the hub. Blocks. Raises SetupError."""
     try:
         from transformers import AutoTokenizer
     except ImportError as error:

@@ -68,7 +68,7 @@ def lora(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     adapted = get_peft_model(model, config)
     for name, values in adapted.named_parameters():
         if "lora_" in name:
-            values.data.mul_(0.3)
+            values.data.mul_(0.8)
     adapted.save_pretrained(folder)
     return folder
 

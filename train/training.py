@@ -15,7 +15,8 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -74,12 +75,14 @@ class Plan:
     lineage: Lineage
     """This training included."""
     start: AdapterFolder | None
+    flat: bool = False
+    """Whether TRL's own trainers do it, on flattened rows."""
 
     @property
     def configuration(self) -> dict[str, Any]:
         """The frozen half, with base and start by content."""
         start = None if self.start is None else self.start.digest
-        return _resolved(self.config, self.lineage.base, start)
+        return _resolved(self.config, self.lineage.base, start, self.flat)
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,9 @@ class Ending:
     """Id of the adapter that it made."""
 
 
-def plan_training(store: Store, config: TrainingConfig, selection: Selection, files: Sequence[OwnFile] = ()) -> Plan:
+def plan_training(
+    store: Store, config: TrainingConfig, selection: Selection, files: Sequence[OwnFile] = (), *, flat: bool = False
+) -> Plan:
     """What a configuration trains of a store. Blocks. Raises SetupError, NotFound, BadFilter or HeldOut.
 
     Runs and judge that are left open are settled here, so that what is added to the store later changes nothing.
@@ -121,11 +126,11 @@ def plan_training(store: Store, config: TrainingConfig, selection: Selection, fi
             f"the adapter {start.digest} was trained on the base {start.base}, and {config.base!r} is {own}",
             hint="Name its own base with --model, or begin without --adapter.",
         )
-    resolved = _resolved(config, before.base, None if start is None else start.digest)
+    resolved = _resolved(config, before.base, None if start is None else start.digest, flat)
     own_id = training_id(resolved, data.digest)
     step = LineageStep(own_id, config.objective, data.digest, digest_of("training configuration", resolved), everything)
     lineage = before.with_training(step, data.people, known=data.lineage == "store")
-    return Plan(own_id, _name(store, config, data), config, data, lineage, start)
+    return Plan(own_id, _name(store, config, data), config, data, lineage, start, flat)
 
 
 def begin(store: Store, plan: Plan) -> TrainingRow:
@@ -153,7 +158,7 @@ def plan_of(store: Store, row: TrainingRow, machine: Machine | None = None) -> P
     """The plan of a stored training. Blocks. Raises SetupError if store or base are no longer what it began with."""
     config = config_of(row, machine)
     selection, files = _selection(row)
-    plan = plan_training(store, config, selection, files)
+    plan = plan_training(store, config, selection, files, flat="flat" in row.configuration)
     if plan.id != row.id:
         changed = "its data" if plan.data.digest != row.data_digest else "its base or the adapter it starts from"
         raise SetupError(
@@ -167,7 +172,8 @@ def plan_of(store: Store, row: TrainingRow, machine: Machine | None = None) -> P
 def config_of(row: TrainingRow, machine: Machine | None = None) -> TrainingConfig:
     """A training's configuration as the store has it."""
     where = {"base": row.operation["base"], "start": row.operation["start"]}
-    kept = TrainingConfig.model_validate({**row.configuration, **where, "machine": row.operation["machine"]})
+    frozen = {key: value for key, value in row.configuration.items() if key != "flat"}
+    kept = TrainingConfig.model_validate({**frozen, **where, "machine": row.operation["machine"]})
     return kept if machine is None else kept.model_copy(update={"machine": machine})
 
 
@@ -254,6 +260,7 @@ class Job:
             from train.trainer import fit, last_checkpoint
         except ImportError as error:
             raise SetupError(f"training needs torch, transformers and PEFT ({error}): {INSTALL}") from error
+        _quiet()
         data = token_data(plan, open_reader(plan.config.base))
         config = plan.config.model_copy(update={"start": None if plan.start is None else str(plan.start.path)})
         folder = training_folder(self._path, row.id)
@@ -270,10 +277,12 @@ class Job:
                 ]
             )
             recorder = _Recorder(store, row.id, self._told)
-            references = folder.parent / "references"
-            outcome = fit(
-                opened, data.trained, config, folder, recorder, self._wishes.now, references, measured=data.measured
-            )
+            ask = self._wishes.now
+            if plan.flat:
+                outcome = _fit_flat()(opened, data.trained, config, folder, recorder, ask)
+            else:
+                references = folder.parent / "references"
+                outcome = fit(opened, data.trained, config, folder, recorder, ask, references, measured=data.measured)
             return self._end(plan, opened, outcome, recorder)
 
     def _end(self, plan: Plan, opened: OpenedBase, outcome: Outcome, recorder: _Recorder) -> Ending:
@@ -437,6 +446,24 @@ def _row_of(point: Point) -> TrainingPoint:
     )
 
 
+def _fit_flat() -> Callable[..., Outcome]:
+    """Raises SetupError where TRL is missing."""
+    try:
+        from train.flat_training import fit_flat
+    except ImportError as error:
+        raise SetupError(f"--flat is done by the package trl ({error}): {INSTALL}") from error
+    return fit_flat
+
+
+def _quiet() -> None:
+    """transformers draws bars and warns of what its own code calls; what matters here is told by points and errors."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+
+
 @contextmanager
 def _told_in_words(folder: Path) -> Iterator[None]:
     """Memory and disk that run out, as errors that tell what to do."""
@@ -495,8 +522,9 @@ def _start(config: TrainingConfig) -> AdapterFolder | None:
         raise SetupError(failure.message, hint="Name an adapter: espalier train list.") from failure
 
 
-def _resolved(config: TrainingConfig, base: str, start: str | None) -> dict[str, Any]:
-    return {**config.identity(), "base": base, "start": start}
+def _resolved(config: TrainingConfig, base: str, start: str | None, flat: bool) -> dict[str, Any]:
+    found = {**config.identity(), "base": base, "start": start}
+    return {**found, "flat": True} if flat else found
 
 
 def _operation(config: TrainingConfig) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trees.jobs import events, live_engine
@@ -70,8 +69,8 @@ def say_training(facts: dict[str, Any]) -> None:
     for alarm in facts["alarms"]:
         say(f"alarm at step {alarm['step']}: {alarm['text']}")
     if facts["adapter"] is not None:
-        model = Path(str(facts["base_name"])).name
-        say(f"\nadapter {facts['adapter']}\ntalk with it: espalier chat {model} --adapter {facts['adapter'][:8]}")
+        talk = f"espalier chat {facts['base_name']} --adapter {facts['adapter'][:8]}"
+        say(f"\nadapter {facts['adapter']}\ntalk with it: {talk}")
     if facts["result"] is not None:
         say(f"\nall weights were trained: the model lies in {facts['result']}")
 

@@ -44,9 +44,9 @@ def chat(
 ) -> None:
     """Talk with MODEL as the user; the conversation is kept as a tree.
 
-    MODEL is a name in the configuration, `embedded`, or a GGUF file. While you talk: /retry asks for another
-    reply beside the last one, /undo takes the last exchange back (it stays in the tree), /quit or the end of
-    input leaves.
+    MODEL is a name in the configuration, `embedded`, a GGUF file, or a folder in the form of model hubs. While you
+    talk: /retry asks for another reply beside the last one, /undo takes the last exchange back (it stays in the
+    tree), /quit or the end of input leaves.
     """
     from agents.models.protocol import Sampling
     from agents.prompts import load_prompt

@@ -50,7 +50,8 @@ def list_(config: Path | None, as_json: bool, store_path: Path) -> None:
 def test(model: str, config_path: Path | None, as_json: bool, store_path: Path) -> None:
     """Load MODEL and ask it four short things: chat, score, choices, schema. Exit 1 if something fails.
 
-    MODEL is a name in the configuration, a GGUF file, "hf://owner/repo:file.gguf", or "embedded".
+    MODEL is a name in the configuration, a GGUF file, a folder in the hub's form, "hf://owner/repo:file.gguf", or
+    "embedded".
     """
     result = asyncio.run(_try(model, config_path, store_path))
     if as_json:
@@ -99,11 +100,15 @@ def entry(name: str, config_path: Path | None) -> tuple[str, Any]:
         configured = load_config(config_path).models
         if name in configured:
             return name, configured[name]
-        if not _is_weights(name):
+        if not _is_weights(name) and not Path(name).is_dir():
             known = ", ".join(configured)
             raise SetupError(f"{config_path} has no model {name!r}", hint=f"Its models: {known}.")
+    if Path(name).is_dir():
+        from agents.models.transformers import TransformersConfig
+
+        return Path(name).name, TransformersConfig.model_validate({"kind": "transformers", "path": name})
     if not _is_weights(name):
-        hint = "Give a GGUF file, embedded, or the configuration that names it with --config FILE."
+        hint = "Give a GGUF file, a folder, embedded, or the configuration that names it with --config FILE."
         raise SetupError(f"{name!r} is no model that is known here", hint=hint)
     from agents.models.llama import LlamaConfig
 

@@ -40,6 +40,7 @@ _OPTIONS = (
     click.option(
         "--set", "given", multiple=True, callback=_settings, metavar="KEY=VALUE", help="Any field, as lora.rank=8."
     ),
+    click.option("--flat", is_flag=True, help="By TRL's own trainers on flattened rows, to compare with."),
     click.option("--dry-run", is_flag=True, help="Say what would be trained; train nothing."),
     click.option("--detach", is_flag=True, help="Train in the background; this terminal may be closed."),
     json_option,
@@ -122,6 +123,7 @@ def _train(
     min_margin: float | None,
     adapter: str | None,
     given: Mapping[str, Any],
+    flat: bool,
     dry_run: bool,
     detach: bool,
     as_json: bool,
@@ -135,7 +137,7 @@ def _train(
     code = 0
     for kind in kinds:
         start = {"start": adapter} if adapter is not None else {}
-        document, code = _one(kind, config, {**chosen, **start}, store_path, dry_run, detach, as_json)
+        document, code = _one(kind, config, {**chosen, **start}, store_path, flat, dry_run, detach, as_json)
         documents.append(document)
         if code or (dry_run and len(kinds) > 1):
             break
@@ -152,6 +154,7 @@ def _one(
     config: Path | None,
     given: Mapping[str, Any],
     store_path: Path,
+    flat: bool,
     dry_run: bool,
     detach: bool,
     as_json: bool,
@@ -166,11 +169,11 @@ def _one(
     if dry_run:
         with Store.read(store_path) as store:
             wanted = read_wanted(config, kind, given, store)
-            plan = plan_training(store, wanted.config, wanted.selection, wanted.files)
+            plan = plan_training(store, wanted.config, wanted.selection, wanted.files, flat=flat)
             return _dry_run(store, plan, as_json), 0
     with existing(store_path) as store:
         wanted = read_wanted(config, kind, given, store)
-        row = begin(store, plan_training(store, wanted.config, wanted.selection, wanted.files))
+        row = begin(store, plan_training(store, wanted.config, wanted.selection, wanted.files, flat=flat))
     if row.state == "finished":
         return _told(store_path, row.id, as_json), 0
     if detach:

@@ -140,6 +140,7 @@ def _settings(config: TrainingConfig) -> dict[str, Any]:
         "save_steps": machine.save_every,
         "save_total_limit": machine.keep,
         "use_cpu": machine.device == "cpu",
+        "dataloader_pin_memory": False,
     }
 
 

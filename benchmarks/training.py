@@ -6,7 +6,7 @@ the same tokens: a bare loop over flattened pairs (each pair a batch of two rows
 reply tokens only), in its best batch; TRL's DPOTrainer in the best of a printed sweep; for SFT the whole conversation
 with assistant tokens trained, and a row for each reply.
 
-    python benchmarks/training.py [--quick] [--only pairs targets trl memory] [--repeats N] [--plot FILE]
+    python benchmarks/training.py [--quick] [--only PART...] [--candidates 2 4] [--repeats N] [--plot FILE]
 """
 
 from __future__ import annotations
@@ -196,11 +196,13 @@ def in_turns(steps: dict[str, Callable[[], float]], repeats: int) -> dict[str, l
     return seconds
 
 
-def measure_pairs(folder: Path, turns: int, repeats: int) -> tuple[dict[str, Any], list[Bar], dict[int, float]]:
+def measure_pairs(
+    folder: Path, turns: int, repeats: int, which: Sequence[int]
+) -> tuple[dict[str, Any], list[Bar], dict[int, float]]:
     """Packed DPO steps against the bare loop; seconds of a packed step by candidates."""
     plain, trees = policy(folder), tree_policy(folder)
     figures, bars, packed_s = {}, [], {}
-    for candidates, share in SHARE.items():
+    for candidates in which:
         tree = conversation(turns, candidates)
         (sequence,) = pack([tree], "dpo", LIMIT)
         batch = best_batch(plain, tree, candidates)
@@ -229,7 +231,7 @@ def measure_pairs(folder: Path, turns: int, repeats: int) -> tuple[dict[str, Any
             "loss_difference": difference,
         }
         name = f"DPO, {candidates} candidates: times faster than flattened pairs"
-        bars.append(Bar(name, faster, at_least=round(share * ratio, 1)))
+        bars.append(Bar(name, faster, at_least=round(SHARE[candidates] * ratio, 1)))
     return figures, bars, packed_s
 
 
@@ -286,12 +288,18 @@ def measure_trl(folder: Path, turns: int, packed_s: dict[int, float]) -> tuple[d
         say(f"  TRL {setting}: {done['seconds']:.1f} s a tree of {min(turns, 3)} turns {done['note']}")
     best = json.loads(min(swept, key=lambda key: swept[key]))
     figures["trl_sweep_s"] = {key: round(value, 2) for key, value in swept.items()}
-    for candidates, times in TRL_TIMES.items():
+    for candidates in packed_s:
         seconds = child("trl", folder, turns=turns, candidates=candidates, **best)["seconds"]
         faster = seconds / packed_s[candidates]
         say(f"  TRL, best setting, {candidates} candidates: {seconds:.1f} s a tree, {faster:.1f} times as long")
         figures[f"trl, {candidates} candidates"] = {"seconds": round(seconds, 1), "setting": best}
-        bars.append(Bar(f"DPO, {candidates} candidates: times faster than TRL's DPOTrainer", faster, at_least=times))
+        bars.append(
+            Bar(
+                f"DPO, {candidates} candidates: times faster than TRL's DPOTrainer",
+                faster,
+                at_least=TRL_TIMES[candidates],
+            )
+        )
     return figures, bars
 
 
@@ -322,11 +330,13 @@ def trl_child(folder: Path, given: dict[str, Any]) -> dict[str, Any]:
     return {"seconds": seconds, "note": "(padding-free falls back to padding)" if given["padding_free"] else ""}
 
 
-def measure_memory(folder: Path, turns: int, lengths: Sequence[int]) -> tuple[dict[str, Any], list[Bar]]:
+def measure_memory(
+    folder: Path, turns: int, lengths: Sequence[int], which: Sequence[int]
+) -> tuple[dict[str, Any], list[Bar]]:
     """Peak memory of a step above the loaded model, each in a process of its own, and its growth with turns."""
     figures: dict[str, Any] = {"memory_mb": {}}
     bars = []
-    for candidates in SHARE:
+    for candidates in which:
         found = {form: peak(folder, form, turns, candidates) for form in ("packed", "flat")}
         say(f"  {turns} turns x {candidates}: {found['packed']:.0f} MB packed, {found['flat']:.0f} MB flat")
         figures["memory_mb"][f"{candidates} candidates"] = {key: round(value) for key, value in found.items()}
@@ -408,6 +418,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="2 turns, once each, no TRL")
     parser.add_argument("--only", nargs="*", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--candidates", nargs="*", type=int, choices=sorted(SHARE), default=sorted(SHARE))
     parser.add_argument("--turns", type=int, default=10, help="default: 10")
     parser.add_argument("--repeats", type=int, default=3, help="default: 3")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="where to draw growth with turns, as SVG")
@@ -433,7 +444,7 @@ def run(folder: Path, given: argparse.Namespace) -> int:
     bars: list[Bar] = []
     packed_s: dict[int, float] = {}
     if "pairs" in given.only or "trl" in given.only:
-        found, more, packed_s = measure_pairs(folder, given.turns, given.repeats)
+        found, more, packed_s = measure_pairs(folder, given.turns, given.repeats, given.candidates)
         figures |= found
         bars += more
     if "targets" in given.only:
@@ -441,7 +452,9 @@ def run(folder: Path, given: argparse.Namespace) -> int:
         figures |= found
         bars += more
     if "memory" in given.only:
-        found, more = measure_memory(folder, given.turns, (2, 3) if given.quick else (2, 5, 10, 15, 20))
+        found, more = measure_memory(
+            folder, given.turns, (2, 3) if given.quick else (2, 5, 10, 15, 20), given.candidates
+        )
         figures |= found
         bars += more
         if given.plot:

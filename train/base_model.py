@@ -6,6 +6,7 @@ preference training, whether it begins from the base or from an earlier adapter.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -57,11 +58,11 @@ def open_base(config: TrainingConfig) -> OpenedBase:
 
 
 def device_of(wanted: str) -> torch.device:
-    """The device that a configuration names."""
+    """The device that a configuration names; under a launcher of several processes, this process's own."""
     if wanted != "auto":
         return torch.device(wanted)
     if torch.cuda.is_available():
-        return torch.device("cuda")
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 

@@ -24,7 +24,7 @@ GATED = frozenset("LlamaMLP MistralMLP Qwen2MLP Qwen3MLP Olmo2MLP GemmaMLP Gemma
 
 
 @dataclass(frozen=True, eq=False)
-class _Recipe:
+class Recipe:
     """How a tensor is made again, and the form in which it was to be kept."""
 
     make: Callable[..., torch.Tensor]
@@ -52,7 +52,7 @@ class LeanMemory:
         """What is saved for the backward pass in here is saved as a recipe where there is one."""
         self._on = True
         try:
-            with torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack):
+            with torch.autograd.graph.saved_tensors_hooks(self.kept, _given):
                 yield
         finally:
             self._on = False
@@ -94,13 +94,15 @@ class LeanMemory:
         if tensor.is_contiguous():
             self._recipes[tensor.data_ptr()] = (tensor.detach(), make, inputs)
 
-    def _pack(self, tensor: torch.Tensor) -> torch.Tensor | _Recipe:
+    def kept(self, tensor: torch.Tensor) -> torch.Tensor | Recipe:
+        """What stands for a tensor that is to be saved."""
         found = self._recipes.get(tensor.data_ptr())
         if found is None:
             return tensor
         whole, make, inputs = found
         same = whole.numel() == tensor.numel() and whole.dtype == tensor.dtype and tensor.is_contiguous()
-        return _Recipe(make, inputs, tensor.shape) if same else tensor
+        return Recipe(make, inputs, tensor.shape) if same else tensor
 
-    def _unpack(self, kept: torch.Tensor | _Recipe) -> torch.Tensor:
-        return kept.follow() if isinstance(kept, _Recipe) else kept
+
+def _given(kept: torch.Tensor | Recipe) -> torch.Tensor:
+    return kept.follow() if isinstance(kept, Recipe) else kept

@@ -9,6 +9,7 @@ Invariant: a file that is found holds what computing it again would give.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -59,6 +60,6 @@ def _file(sequence: PackedSequence, at: int, weights: str, folder: Path | None) 
 def _keep(file: Path, sums: np.ndarray[tuple[int], np.dtype[np.float32]]) -> None:
     """Under its name only when it is whole."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_suffix(".draft.npy")
+    draft = file.with_suffix(f".{os.getpid()}.npy")
     np.save(draft, sums)
     draft.replace(file)

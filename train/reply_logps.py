@@ -86,16 +86,19 @@ def head_logps(causal: Any, hidden: torch.Tensor, predicted: torch.Tensor) -> to
 
     Raises SetupError for an output layer that is more than a product with one matrix.
     """
-    head = causal.get_output_embeddings()
-    cap = getattr(causal.config.get_text_config(), "final_logit_softcapping", None)
+    head, text = causal.get_output_embeddings(), causal.config.get_text_config()
+    cap = getattr(text, "final_logit_softcapping", None)
     if type(head) is not torch.nn.Linear:
         raise SetupError(
             f"the output layer of {type(causal).__name__} is a {type(head).__name__}, not a plain linear layer",
             hint="Leave it out of `lora_targets`.",
         )
+    factor = (getattr(text, "logit_scale", None) or 1.0) / (getattr(text, "logits_scaling", None) or 1.0)
+    if factor != 1.0:
+        hidden = hidden * factor
     frozen = not head.weight.requires_grad and head.bias is None and cap is None
     if frozen:
-        return torch.as_tensor(_FrozenHead.apply(hidden, head.weight, predicted))
+        return torch.as_tensor(_FrozenHead.apply(hidden.to(head.weight.dtype), head.weight, predicted))
     parts = [
         checkpoint(_plain_logps, head, cap, hidden[at], predicted[at], use_reentrant=False)
         for at in _chunks(hidden, len(head.weight))

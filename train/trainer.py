@@ -154,6 +154,11 @@ class TreeTrainer(Trainer):  # type: ignore[misc]
             eval_dataset=[{"item": item} for item in held] or None,
             data_collator=_only,
         )
+        if self.args.n_gpu > 1:
+            raise SetupError(
+                f"{self.args.n_gpu} GPUs are visible to one process",
+                hint="Start with `accelerate launch`, or show one with CUDA_VISIBLE_DEVICES=0.",
+            )
         self.remove_callback(PrinterCallback)
         self.add_callback(_Wishes(self, ask))
         if held and config.evaluation.patience:
@@ -426,7 +431,7 @@ def _check_identity(out: Path, identity: dict[str, Any]) -> None:
     file = out / IDENTITY
     if not file.exists():
         out.mkdir(parents=True, exist_ok=True)
-        draft = file.with_suffix(".draft")
+        draft = file.with_suffix(f".{os.getpid()}")
         draft.write_text(json.dumps(identity, indent=1), encoding="utf-8")
         draft.replace(file)
         return

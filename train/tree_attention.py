@@ -25,7 +25,7 @@ from train.packing import Branch, PackedSequence, Span
 
 NAME = "espalier_tree"
 """What the attention is registered as. No mask function has this name, so that models make no mask of their own."""
-BLOCK_ROWS = 128
+BLOCK_ROWS = 64
 """Query tokens of a block at most: more waste scores above the diagonal, fewer give slower products."""
 SHORTEST_PADDED = 512
 
@@ -148,7 +148,7 @@ def tree_attention_forward(
 
 
 class _BlockAttention(torch.autograd.Function):  # type: ignore[misc]
-    """Attention block by block. Only queries, keys and values are kept for the backward pass.
+    """Attention block by block. Only queries (scaled), keys and values are kept for the backward pass.
 
     Rows of a block stand token after token with the query heads of one key head side by side, so that grouped
     heads (GQA) are one product a key head, and keys are never repeated.
@@ -167,7 +167,7 @@ class _BlockAttention(torch.autograd.Function):  # type: ignore[misc]
         heads, length = query.shape[1:3]
         group = heads // key.shape[1]
         with torch.autocast(query.device.type, enabled=False):
-            q, k, v = _by_key_head(query, group), key[0].contiguous(), value[0].contiguous()
+            q, k, v = _by_key_head(query * scale, group), key[0].contiguous(), value[0].contiguous()
             ctx.save_for_backward(q, k, v)
             ctx.plan, ctx.scale, ctx.softcap, ctx.group = plan, scale, softcap, group
             out = query.new_zeros(length, k.shape[0], group, v.shape[-1])
@@ -192,8 +192,8 @@ class _BlockAttention(torch.autograd.Function):  # type: ignore[misc]
                 _scatter(dv, block, torch.bmm(weights.transpose(1, 2), up))
                 through = torch.bmm(up, _gathered(v, block).float().transpose(1, 2))
                 through = torch._softmax_backward_data(through, weights, -1, torch.float32)
-                through = (through if slope is None else through.mul_(slope)).mul_(ctx.scale)
-                dq[:, rows] = torch.bmm(through, _gathered(k, block).float())
+                through = through if slope is None else through.mul_(slope)
+                dq[:, rows] = torch.bmm(through, _gathered(k, block).float()).mul_(ctx.scale)
                 _scatter(dk, block, torch.bmm(through.transpose(1, 2), q[:, rows].float()))
         tokens = q.shape[1] // group
         dq = dq.view(k.shape[0], tokens, group, -1).transpose(1, 2).reshape(1, -1, tokens, q.shape[-1])
@@ -203,7 +203,7 @@ class _BlockAttention(torch.autograd.Function):  # type: ignore[misc]
 def _weights(ctx: Any, block: Block, q: torch.Tensor, k: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Attention weights (key heads, rows x group, keys) in float32, and the slope of the soft cap if there is one."""
     rows = q[:, block.rows.start * ctx.group : block.rows.end * ctx.group]
-    scores = torch.bmm(rows.float(), _gathered(k, block).float().transpose(1, 2)).mul_(ctx.scale)
+    scores = torch.bmm(rows.float(), _gathered(k, block).float().transpose(1, 2))
     slope = None
     if ctx.softcap is not None:
         scores = scores.div_(ctx.softcap).tanh_()

@@ -1,4 +1,4 @@
-"""Trainings: equal to TRL's, taken up again after a kill, paused, stopped, measured, and refused under another identity."""
+"""Trainings: equal to TRL's, the same after a kill, paused, stopped, measured, refused under another identity."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """What a person writes to have something trained: a TOML file, and words of a command line over it.
 
 The file holds the fields of `train.config.TrainingConfig` at its top, what of the store is trained on under `[data]`,
-and under `[sft]` and `[dpo]` what holds for one objective alone. Words of the command line come last.
+and under `[sft]` and `[dpo]` what holds for one objective alone; `lora = false` trains all weights. Words of the command
+line come last.
 
 Invariant: whatever is not a known field is an error that names it; nothing is read from anywhere else.
 """
@@ -66,6 +67,9 @@ def read_wanted(path: Path | None, fit: Fit, given: Mapping[str, Any], store: St
     folder = Path() if path is None else path.parent
     files = tuple(OwnFile(folder / own.file, own.share) for own in data.own)
     chosen = data.model_dump(exclude={"runs", "own"})
+    if merged.get("lora") is False:
+        # TOML has no word for nothing.
+        merged["lora"] = None
     config = read_training_config({**merged, "objective": fit})
     if config.start is not None:
         config = config.model_copy(update={"start": _found(store, config.start)})

@@ -95,7 +95,8 @@ def is_gguf(base: str) -> bool:
 
 def fresh_lineage(base: str) -> Lineage:
     """Of a base as it comes. Blocks. Raises SetupError."""
-    return Lineage(base_digest(base), base if base == EMBEDDED else Path(base).name, (), (), known=True)
+    on_hub = not is_gguf(base) and not Path(base).expanduser().is_dir()
+    return Lineage(base_digest(base), base if on_hub else Path(base).name, (), (), known=True)
 
 
 def read_lineage(adapter: AdapterFolder, base: str) -> Lineage:
@@ -136,8 +137,8 @@ def keep_adapter_files(trained: Path, store: Path, lineage: Lineage, card: str) 
         draft.mkdir(parents=True)
         shutil.copyfile(trained / _KEPT[1], draft / _KEPT[1])
         config = json.loads((trained / _KEPT[0]).read_text(encoding="utf-8"))
-        # Where the base lies on this machine is nothing that the adapter is made of.
-        config["base_model_name_or_path"] = lineage.base_name
+        # Where the base lies on this machine is nothing that the adapter is made of, and PEFT asks a hub for names.
+        config["base_model_name_or_path"] = lineage.base_name if "/" in lineage.base_name else None
         (draft / _KEPT[0]).write_text(json.dumps(config, indent=1, sort_keys=True), encoding="utf-8")
         (draft / LINEAGE).write_text(canonical_json(lineage.as_dict()), encoding="utf-8")
         (draft / CARD).write_text(card, encoding="utf-8")

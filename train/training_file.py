@@ -1,8 +1,8 @@
 """What a person writes to have something trained: a TOML file, and words of a command line over it.
 
 The file holds the fields of `train.config.TrainingConfig` at its top, what of the store is trained on under `[data]`,
-and under `[sft]` and `[dpo]` what holds for one objective alone; `lora = false` trains all weights. Words of the command
-line come last.
+and under `[sft]` and `[dpo]` what holds for one objective alone; `lora = false` trains all weights. Words of the
+command line come last.
 
 Invariant: whatever is not a known field is an error that names it; nothing is read from anywhere else.
 """

@@ -163,7 +163,7 @@ def test_paused_by_a_row_it_leaves_with_a_checkpoint_and_goes_on(base: Path, sto
         row = find_training(store, None)
         assert row.reason is not None
         assert row.reason.startswith("paused by pid")
-        assert [e.kind for e in events(store, identity)][-2:] == ["command", "engine.left"]
+        assert [e.kind for e in events(store, identity)][-3:] == ["command", "training.checkpoint", "engine.left"]
     told = Told()
     assert Job(store_path, identity, told).run().state == "finished"
     assert told.steps[0] == 4

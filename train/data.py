@@ -6,8 +6,9 @@ user message. Rows of a person's own files may be mixed in (`train.own_rows`). W
 `DataSet.only`. Contexts stand under a `deploy` prompt; hints, ledgers and reasoning never enter.
 
 Invariant: every turn, verdict and row that was looked at is a target, a pair, or counted with the reason why not;
-nothing touches a held-out profile or personality; all trees of a person, and of people who share a profile, lie on
-one side of the split; the same store, selection and files give the same digest.
+nothing touches a held-out profile or personality, or one that says the same (whoever selects has brought the blocks
+up to date); all trees of a person, and of people who share a profile, lie on one side of the split; the same store,
+selection and files give the same digest.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Literal, TypeVar
 from agents.prompts import Prompt
 from train.export import TrainingContexts
 from train.own_rows import Conversation, Owner, OwnRow, read_rows, rows_by_conversation
-from trees.errors import EspalierError, SetupError
+from trees.errors import EspalierError, NotFound, SetupError
 from trees.ids import digest_of, text_digest
 from trees.pairs import Dropped, Filter, Pair, Place, Target, make_filter, weigh_turns, weigh_verdicts
 from trees.store import Store
@@ -340,24 +341,27 @@ def _people(store: Store, wanted: Sequence[str]) -> frozenset[str]:
     """Whole ids of halves. Raises HeldOut, or NotFound."""
     found = set()
     for prefix in wanted:
-        half, split = _half(store, prefix)
-        if split == "held_out":
+        half = _half(store, prefix)
+        split = store.rows("SELECT split FROM pool WHERE id = ?", (half,))[0][0]
+        if split != "train":
+            why = "is held out" if split == "held_out" else "says the same as somebody held out"
             raise HeldOut(
-                f"{prefix!r} is a held-out half: nobody who has it is trained on",
+                f"{prefix!r} {why}: nobody who has it is trained on",
                 hint="Leave it out; `espalier personas list` tells the splits.",
             )
         found.add(half)
     return frozenset(found)
 
 
-def _half(store: Store, prefix: str) -> tuple[str, str]:
-    """Id and split of a profile, or else of a personality."""
-    top = prefix.lower() + "g"
-    for table in ("profiles", "personalities"):
-        rows = store.rows(f"SELECT id, split FROM {table} WHERE id >= ? AND id < ?", (prefix.lower(), top))
-        if len(rows) == 1:
-            return str(rows[0][0]), str(rows[0][1])
-    return store.find("profiles", prefix), "train"
+def _half(store: Store, prefix: str) -> str:
+    """The whole id of a profile, or else of a personality. Raises NotFound."""
+    try:
+        return store.find("profiles", prefix)
+    except NotFound as error:
+        try:
+            return store.find("personalities", prefix)
+        except NotFound:
+            raise error from None
 
 
 def _models(store: Store, wanted: Sequence[str]) -> frozenset[str]:

@@ -160,7 +160,7 @@ def _people(data: DataSet) -> Iterator[Finding]:
 
 def _dropped(data: DataSet) -> Iterator[Finding]:
     for what, counts in data.dropped.items():
-        held = counts.get("held_out", 0) + counts.get("unused", 0)
+        held = sum(counts.get(reason, 0) for reason in ("held_out", "unused", "blocked", "unchecked"))
         if held and what != "rows":
             yield Finding("note", "held_out", f"{held} {_unit(what)} touch held-out people and are left out")
     undecided = sum(data.dropped["pairs"].get(reason, 0) for reason in ("unstable", "abstain"))
@@ -369,8 +369,8 @@ def _token_findings(tokenised: Tokenised, report: TokenReport) -> Iterator[Findi
         yield Finding(
             "warning",
             "refused",
-            f"the chat template refuses {len(tokenised.refused)} trees ({targets} targets, {pairs} pairs), which are "
-            f"left out; tree {first.tree[:8]}: {first.reason}",
+            f"the chat template refuses conversations of {len(tokenised.refused)} trees: {targets} targets and {pairs} "
+            f"pairs are left out; tree {first.tree[:8]}: {first.reason}",
         )
     if tokenised.joined:
         yield Finding("note", "joined", f"{tokenised.joined} trees have messages of one speaker in a row, joined")

@@ -4,8 +4,9 @@ A line is an object with `prompt` and `completion` or with `messages` (SFT), or 
 (DPO; the prompt may stand inside both sides instead). Every assistant message of `messages` is a target. Rows that
 `espalier export` wrote carry ids, and are believed only where the store holds the same words under them.
 
-Invariant: a row that names a held-out half, or that holds a message and its answer as they stand in a stored held-out
-conversation, is refused; reasoning in an assistant's message is taken out; a broken line is an error that quotes it.
+Invariant: a row that names a held-out half, or one that says the same, is refused, and so is one that holds a message
+and its answer as they stand in a stored held-out conversation; reasoning in an assistant's message is taken out; a
+broken line is an error that quotes it.
 """
 
 from __future__ import annotations
@@ -157,11 +158,7 @@ class _HeldOutWords:
     """What no row may hold, of one store."""
 
     def __init__(self, store: Store) -> None:
-        self._halves = {
-            half
-            for table in ("profiles", "personalities")
-            for (half,) in store.rows(f"SELECT id FROM {table} WHERE split = 'held_out'")
-        }
+        self._halves = {half for (half,) in store.rows("SELECT id FROM pool WHERE split <> 'train'")}
         self._exchanges: set[tuple[str, str]] = set(
             store.rows(
                 "SELECT above.digest, n.digest FROM nodes n JOIN nodes above ON above.id = n.parent_id "

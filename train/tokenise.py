@@ -15,20 +15,20 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from agents.models.protocol import Message
-from train.data import MessageTree
+from train.data import MessagePair, MessageTree
 from train.templates import TemplateReader, TemplateRefused, joined
 from train.token_tree import PairOf, Segment, TokenTree
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A tree that the template takes in no form."""
+    """Conversations of a tree that the template takes in no form."""
 
     tree: str
     targets: int
     pairs: int
     reason: str
-    """Quotes the text."""
+    """Of the first; quotes the text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,43 +76,87 @@ class LimitCost:
 
 
 def tokenise(trees: Iterable[MessageTree], reader: TemplateReader) -> Tokenised:
-    """Read every tree; those that the template refuses are left out, with the reason."""
+    """Read every tree; replies whose conversation the template refuses are left out, with the reason."""
     found: list[TokenTree] = []
     refused: list[Refused] = []
     strung = 0
     for tree in trees:
+        read = _read(tree, reader)
+        if read.lost is not None:
+            refused.append(read.lost)
+        if not read.targets and not read.pairs:
+            continue
         try:
-            found.append(token_tree(tree, reader))
+            found.append(_grown(tree, read))
         except TemplateRefused as error:
-            refused.append(Refused(tree.id, len(tree.targets), len(tree.pairs), error.message))
+            refused.append(Refused(tree.id, len(read.targets), len(read.pairs), error.message))
         else:
             strung += _has_runs(tree) and reader.wants_turns_in_order
     return Tokenised(tuple(found), tuple(refused), strung)
 
 
 def token_tree(tree: MessageTree, reader: TemplateReader) -> TokenTree:
-    """One tree in tokens. Raises TemplateRefused."""
-    trained = sorted({*tree.targets, *(i for pair in tree.pairs for i in (pair.chosen, pair.rejected))})
+    """One tree in tokens, whole. Raises TemplateRefused."""
+    read = _read(tree, reader)
+    if read.lost is not None:
+        raise TemplateRefused(read.lost.reason)
+    return _grown(tree, read)
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What of a tree could be read."""
+
+    contexts: Mapping[int, tuple[int, ...]]
+    """Prompts by the message that a reply answers."""
+    replies: Mapping[int, tuple[int, ...]]
+    targets: tuple[int, ...]
+    pairs: tuple[MessagePair, ...]
+    lost: Refused | None
+
+
+def _read(tree: MessageTree, reader: TemplateReader) -> _Read:
+    contexts: dict[int, tuple[int, ...]] = {}
+    replies: dict[int, tuple[int, ...]] = {}
+    reasons: list[str] = []
+    for index in sorted(_trained(tree.targets, tree.pairs)):
+        above = tree.messages[index].parent
+        try:
+            messages = _heard(tree, above, reader)
+            if above not in contexts:
+                contexts[above] = reader.context(messages)
+            replies[index] = reader.reply(messages, contexts[above], tree.messages[index].text)
+        except TemplateRefused as error:
+            reasons.append(error.message)
+    targets = tuple(i for i in tree.targets if i in replies)
+    pairs = tuple(pair for pair in tree.pairs if pair.chosen in replies and pair.rejected in replies)
+    lost = None
+    if reasons:
+        lost = Refused(tree.id, len(tree.targets) - len(targets), len(tree.pairs) - len(pairs), reasons[0])
+    return _Read(contexts, replies, targets, pairs, lost)
+
+
+def _grown(tree: MessageTree, read: _Read) -> TokenTree:
+    replies_to: dict[int, list[int]] = {}
+    for index in sorted(_trained(read.targets, read.pairs)):
+        replies_to.setdefault(tree.messages[index].parent, []).append(index)
     growing = _Growing()
     contexts: dict[int, _Piece] = {}
     replies: dict[int, _Piece] = {}
-    for index in trained:
-        above = tree.messages[index].parent
-        messages = _heard(tree, above, reader)
-        context = reader.context(messages)
-        if above not in contexts:
-            anchor = _anchor(tree, above, contexts, replies)
-            contexts[above] = growing.context(anchor, context, tree.messages[above].node if above >= 0 else "")
-        message = tree.messages[index]
-        replies[index] = growing.reply(contexts[above], reader.reply(messages, context, message.text), message.node)
+    for above, below in sorted(replies_to.items()):
+        anchor = _anchor(tree, above, contexts, replies)
+        node = tree.messages[above].node if above >= 0 else ""
+        contexts[above] = growing.context(anchor, read.contexts[above], node)
+        for index in below:
+            replies[index] = growing.reply(contexts[above], read.replies[index], tree.messages[index].node)
     places = growing.ordered()
     index_of = {reply: places[id(piece)] for reply, piece in replies.items()}
     return TokenTree(
         id=tree.id,
         persona=tree.persona,
         segments=growing.segments(),
-        targets=tuple(index_of[target] for target in tree.targets),
-        pairs=tuple(PairOf(index_of[pair.chosen], index_of[pair.rejected]) for pair in tree.pairs),
+        targets=tuple(index_of[target] for target in read.targets),
+        pairs=tuple(PairOf(index_of[pair.chosen], index_of[pair.rejected]) for pair in read.pairs),
     )
 
 
@@ -185,7 +229,7 @@ class _Growing:
         if last is not None and at == len(tokens):
             return last
         if last is None and self._root is not None:
-            raise TemplateRefused("the chat template begins two conversations of one tree in different ways")
+            raise TemplateRefused("the chat template begins two turns of one conversation in different ways")
         return self._add(_Piece(last, tokens[at:], False, node))
 
     def reply(self, context: _Piece, tokens: tuple[int, ...], node: str) -> _Piece:
@@ -293,5 +337,5 @@ def _end(tree: TokenTree, index: int) -> int:
     return tree.depths[index] + len(tree.segments[index].tokens)
 
 
-def _trained(targets: Iterable[int], pairs: Iterable[PairOf]) -> set[int]:
+def _trained(targets: Iterable[int], pairs: Iterable[PairOf | MessagePair]) -> set[int]:
     return {*targets, *(i for pair in pairs for i in (pair.chosen, pair.rejected))}

@@ -14,7 +14,7 @@ class Vocab:
         self._tokenizer = tokenizer
         self.bos = -1 if tokenizer.bos_token_id is None else int(tokenizer.bos_token_id)
         self.adds_bos = self.bos >= 0 and tokenizer.encode("")[:1] == [self.bos]
-        self.template: str | None = tokenizer.chat_template
+        self.template = _default(tokenizer.chat_template)
         self.bos_text: str = tokenizer.bos_token or ""
         self.eos_text: str = tokenizer.eos_token or ""
 
@@ -40,3 +40,9 @@ class Vocab:
     def shown(self, tokens: Sequence[int]) -> str:
         """The same with control tokens written out."""
         return str(self._tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def _default(template: Any) -> str | None:
+    """Of several templates under names, the one for conversations."""
+    found = template.get("default") if isinstance(template, dict) else template
+    return found if isinstance(found, str) else None

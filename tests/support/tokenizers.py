@@ -41,6 +41,22 @@ def word_tokenizer(words: Sequence[str], template: str, specials: Sequence[str],
     return _wrapped(made, template, specials, None, eos, (), False)
 
 
+def piece_tokenizer(template: str, specials: Sequence[str], *, bos: str, eos: str, prefix: str) -> Any:
+    """A token a letter, with spaces as SentencePiece has them; `prefix` says where a text gets one in front."""
+    from string import ascii_letters, punctuation
+
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    letters = dict.fromkeys(f"▁\n{ascii_letters}{punctuation}")
+    words = [*letters, "▁h", "▁g", "\n\n"]
+    merges = [(word[0], word[1]) for word in words[len(letters) :]]
+    vocabulary = {word: index for index, word in enumerate(words)}
+    made = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, unk_token="?"))
+    made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=prefix, split=False)
+    made.decoder = decoders.Metaspace(prepend_scheme=prefix)
+    return _wrapped(made, template, specials, bos, eos, (), adds_bos=True)
+
+
 def _wrapped(
     made: Any,
     template: str | None,

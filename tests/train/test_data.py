@@ -10,6 +10,10 @@ from typing import Any
 
 import pytest
 
+from agents.messages import Line
+from agents.models.protocol import Message
+from agents.prompts import Prompt
+from agents.responder import responder_messages
 from tests.support.builders import (
     MODEL_ID,
     PROMPTS,
@@ -27,6 +31,7 @@ from train.data import DataSet, HeldOut, MessagePair, OwnFile, Selection, select
 from train.export import export
 from trees.errors import SetupError
 from trees.pairs import BadFilter
+from trees.pool import Block, keep_block
 from trees.store import Store
 from trees.values import Node
 from trees.writes import keep_prompt
@@ -119,8 +124,19 @@ def test_held_out_people_are_refused_and_counted(store: Store) -> None:
     assert [tree.id for tree in found.trees] == [run.trees[0]]
     assert found.people == ((profile("Ada").id, personality("calm").id),)
     assert found.dropped["targets"] == found.dropped["pairs"] == {"held_out": 1, "unused": 1}
-    with pytest.raises(HeldOut, match="held-out half"):
+    with pytest.raises(HeldOut, match="is held out"):
         select(store, replace(ALL, people=(personality("shy").id[:8],)))
+
+
+def test_who_says_the_same_as_somebody_held_out_is_refused(store: Store, tmp_path: Path) -> None:
+    run, judge = make_run(store, [("Ada", "calm"), ("Bo", "loud")], held_out=["Bo"]), make_judge(store)
+    add_turn(run, judge)
+    store.apply([keep_block(Block(profile("Ada").id, "profile", profile("Bo").id, 0.99, "words"))])
+    assert select(store, ALL).dropped["targets"] == {"blocked": 1}
+    with pytest.raises(HeldOut, match="says the same"):
+        select(store, replace(ALL, people=(profile("Ada").id,)))
+    row = {"messages": [user("a"), assistant("b")], "profile": profile("Ada").id}
+    assert select(store, NONE, [write(tmp_path / "own.jsonl", row)]).dropped["rows"] == {"held_out": 1}
 
 
 def test_a_later_split_takes_effect_on_stored_trees(store: Store) -> None:
@@ -254,6 +270,21 @@ def test_contexts_stand_under_deploy(tmp_path: Path) -> None:
         assert select(built, replace(ALL, deploy="")).trees[0].system == ""
         with pytest.raises(SetupError, match="kind user, not deploy"):
             select(built, replace(ALL, deploy=prompt_id("user", PROMPTS["user"])))
+
+
+def test_contexts_are_the_messages_that_a_deployed_model_is_sent(tmp_path: Path) -> None:
+    """The same as `chat` and a benchmark make of the same history under the same prompt version."""
+    text = "[head]\nBe kind.\n[tail]\n"
+    built, run = small_store(tmp_path / "other.db", deploy=text)
+    with built:
+        (tree,) = select(built, ALL).trees
+        stored = run.tree()
+        for target in tree.targets:
+            *before, _ = tree.path(target)
+            ours = [Message("system", tree.system), *(Message(m.speaker, m.text) for m in before)]
+            path = stored.path(tree.messages[target].node)[:-1]
+            history = [Line(speaker=node.speaker, text=node.text) for node in path]
+            assert tuple(ours) == responder_messages(Prompt("deploy", text), history, None)
 
 
 # Files

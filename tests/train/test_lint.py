@@ -197,5 +197,5 @@ def test_a_refusing_template_is_quoted(store: Store) -> None:
     play(store, even(2))
     strict = "{% if messages[0].content == 'hello 0' %}{{ raise_exception('not this') }}{% endif %}" + CHATML
     report = tokens_of(select(store, Selection()), store, strict)
-    assert "refuses 1 trees (1 targets, 1 pairs)" in what(report, "refused")
+    assert "of 1 trees: 1 targets and 1 pairs are left out" in what(report, "refused")
     assert "not this" in what(report, "refused")

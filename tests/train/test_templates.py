@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from agents.models.protocol import Message
 from tests.support.message_trees import Said, tree_of
-from tests.support.tokenizers import CHATML, byte_tokenizer
+from tests.support.tokenizers import CHATML, byte_tokenizer, piece_tokenizer
 from train.data import MessageTree
 from train.templates import TemplateReader, TemplateRefused, open_reader
 from train.tokenise import token_tree, tokenise
@@ -116,6 +117,26 @@ def test_every_context_is_the_prompt_and_every_reply_its_text_and_the_end(name: 
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+def test_rows_are_what_transformers_makes_of_the_conversation(name: str) -> None:
+    """An independent reading of ordinary text: the tokenizer's own rendering of the whole conversation."""
+    folder, tokens, _, _ = FAMILIES[name]
+    tokenizer = byte_tokenizer((folder / f"{name}.jinja").read_text(encoding="utf-8"), **tokens)
+    reader = TemplateReader(tokenizer)
+    said: list[Said] = [(-1, "user", "hello"), (0, "assistant", "good"), (1, "user", "more"), (2, "assistant", "fine")]
+    found = token_tree(tree_of(*said, targets=[1, 3]), reader)
+    whole = [{"role": who, "content": text} for _, who, text in said]
+    for target, length in zip(found.targets, (2, 4), strict=True):
+        theirs = tokenizer.apply_chat_template(whole[:length], return_dict=False)
+        ours = list(found.row(target))
+        expected = reader.shown(theirs[: len(ours)])
+        if reader.vocab.adds_bos:
+            assert theirs[:1] == [reader.vocab.bos], "the template writes it too, and it stands once"
+        # The date is the only thing that differs, by design.
+        assert re.sub(r"\d\d \w{3} \d{4}", "DATE", reader.shown(ours)) == re.sub(r"\d\d \w{3} \d{4}", "DATE", expected)
+        assert set(theirs[len(ours) :]) <= set(reader.vocab.tokenize("\n ", special=True))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
 def test_parents_come_first_and_siblings_share_them(name: str) -> None:
     found = token_tree(TREE, reader_of(name))
     assert all(segment.parent < index for index, segment in enumerate(found.segments))
@@ -188,6 +209,21 @@ def test_shared_prefixes_are_kept_once(name: str) -> None:
     assert len(found.segments) == 7, "4 contexts and the replies good, bad, HOSTILE and bye, less the two not trained"
 
 
+@pytest.mark.parametrize("prefix", ["first", "always", "never"])
+@pytest.mark.parametrize("name", ["mistral", "mistral_v0_3", "gemma3"])
+def test_tokenizers_that_put_a_space_in_front_share_prefixes_too(name: str, prefix: str) -> None:
+    folder, tokens, _, _ = FAMILIES[name]
+    made = {key: tokens[key] for key in ("specials", "bos", "eos")}
+    source = (folder / f"{name}.jinja").read_text(encoding="utf-8")
+    reader = TemplateReader(piece_tokenizer(source, **made, prefix=prefix))
+    found = token_tree(TREE, reader)
+    assert len(found.segments) == 7
+    for target, index in zip(found.targets, TREE.targets, strict=True):
+        messages = [Message("system", "Be brief."), *(Message(m.speaker, m.text) for m in TREE.path(index)[:-1])]
+        assert found.row(found.segments[target].parent) == reader.context(messages)
+        assert found.segments[target].tokens.count(reader.end) == 1
+
+
 def test_qwen3_history_drops_the_empty_thoughts_beside_the_replies() -> None:
     reader = reader_of("qwen3")
     found = token_tree(TREE, reader)
@@ -254,6 +290,12 @@ def test_without_an_end_token_the_tokenizer_s_own_follows_the_reply() -> None:
     assert shown == ["user: hello\nassistant: good</s>", "user: hello\nassistant: good\nuser: on\nassistant: so</s>"]
     with pytest.raises(TemplateRefused, match="nothing ends a reply"):
         TemplateReader(byte_tokenizer(endless, []))
+
+
+def test_of_several_templates_the_default_is_read() -> None:
+    tokenizer = byte_tokenizer(CHATML, ["<|im_start|>", "<|im_end|>"], eos="<|im_end|>")
+    tokenizer.chat_template = {"tool_use": "{{ tools }}", "default": CHATML}
+    assert TemplateReader(tokenizer).repairs == ()
 
 
 def test_a_tokenizer_without_a_template_is_read_with_chatml() -> None:

@@ -178,13 +178,44 @@ def test_a_reply_that_is_no_longer_trained_becomes_context() -> None:
     ]
 
 
-def test_a_tree_that_the_template_refuses_is_left_out_whole_and_said() -> None:
-    strict = "{% for m in messages %}{% if m.content == 'never' %}{{ raise_exception('no such words') }}{% endif %}" + (
-        "{{ m.role }} {{ m.content }}<|im_end|>{% endfor %}{% if add_generation_prompt %}assistant {% endif %}"
-    )
-    each = TemplateReader(byte_tokenizer(strict, ["<|im_end|>"], eos="<|im_end|>"))
+STRICT = (
+    "{% for m in messages %}{% if m.content == 'never' %}{{ raise_exception('no such words') }}{% endif %}"
+    "{{ m.role }} {{ m.content }}<|im_end|>{% endfor %}{% if add_generation_prompt %}assistant {% endif %}"
+)
+
+
+def test_a_conversation_that_the_template_refuses_is_left_out_and_said() -> None:
+    each = TemplateReader(byte_tokenizer(STRICT, ["<|im_end|>"], eos="<|im_end|>"))
     bad = tree_of((-1, "user", "never"), (0, "assistant", "good"), targets=[1])
     found = tokenise([bad, TWO_TURNS], each)
     assert len(found.trees) == 1
     assert (found.refused[0].targets, found.refused[0].pairs) == (1, 0)
     assert "no such words" in found.refused[0].reason
+
+
+def test_what_stands_beside_a_refused_reply_is_kept() -> None:
+    each = TemplateReader(byte_tokenizer(STRICT, ["<|im_end|>"], eos="<|im_end|>"))
+    tree = tree_of(
+        (-1, "user", "hello"),
+        (0, "assistant", "good"),
+        (0, "assistant", "never"),
+        (2, "user", "more"),
+        (3, "assistant", "lost"),
+        (0, "assistant", "fine"),
+        targets=[5, 4],
+        pairs=[(1, 2)],
+    )
+    found = tokenise([tree], each)
+    assert [segment.node for segment in found.trees[0].segments] == ["n0", "n5"]
+    assert (found.refused[0].targets, found.refused[0].pairs) == (1, 1)
+
+
+def test_a_template_that_begins_anew_after_many_turns_costs_that_tree_alone() -> None:
+    turning = "{% if messages | length > 4 %}long {% endif %}" + CHATML
+    each = TemplateReader(byte_tokenizer(turning, ["<|im_start|>", "<|im_end|>"], eos="<|im_end|>"))
+    said: list[Said] = []
+    for turn in range(3):
+        said += [(2 * turn - 1, "user", "hello"), (2 * turn, "assistant", "good")]
+    found = tokenise([tree_of(*said, targets=[1, 5]), TWO_TURNS], each)
+    assert len(found.trees) == 1
+    assert (found.refused[0].targets, "in different ways" in found.refused[0].reason) == (2, True)

@@ -52,6 +52,8 @@ def test_own_rows_are_mixed_in_aloud(espalier: Espalier, played: str, folder: Pa
     shown = espalier("data", "lint", "--no-tokens", "--own", "own.jsonl:0.5")
     assert "lineage unknown" in shown.stdout
     assert "1 of 1 rows of own.jsonl are mixed in" in shown.stdout
+    alone = as_json(espalier("data", "lint", "--no-tokens", "--own", "own.jsonl", "--only-own", "--json"))
+    assert alone["sides"]["train"] == {"people": 0, "trees": 1, "targets": 1, "pairs": 0}
 
 
 @pytest.mark.parametrize(

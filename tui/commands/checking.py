@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -11,6 +12,7 @@ import click
 from trees.errors import SetupError
 from tui.console import say, say_json, say_table
 from tui.options import FILE, examples, json_option, store_option
+from tui.stores import guard
 
 if TYPE_CHECKING:
     from train.export import Exported
@@ -112,6 +114,7 @@ def export(
         raise SetupError(f"{out} exists already", hint="Name another file, or write over it with --force.")
     if what == "paper" and out.suffix == ".parquet":
         raise SetupError(f"the paper's format is JSON lines, and {out} is named as Parquet", hint="Call it .jsonl.")
+    asyncio.run(guard(store_path))
     with Store.read(store_path) as store:
         wanted = [store.find("runs", run) for run in runs] or None
         done = _exported(store, what, out, judge, min_margin, wanted, force)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +13,7 @@ import click
 from tui.console import count, is_plain, say, say_json, say_lines, say_table
 from tui.options import examples, json_option, store_option
 from tui.sanitise import visible
+from tui.stores import guard
 
 if TYPE_CHECKING:
     from train.data import DataSet
@@ -69,13 +71,20 @@ def data() -> None:
 @click.option("--turns", callback=_turns, metavar="A-B", help="Only these turns, from 1.")
 @click.option("--person", "people", multiple=True, metavar="ID", help="Only who has this profile or personality.")
 @click.option("--model", "models", multiple=True, metavar="NAME", help="Only replies of this model.")
-@click.option("--pairs", type=click.Choice(["all", "best"]), default="all", show_default=True, help="All of a turn.")
+@click.option(
+    "--pairs",
+    type=click.Choice(["all", "best"]),
+    default="all",
+    show_default=True,
+    help="All of a turn, or its best reply's.",
+)
 @click.option(
     "--evaluation", type=click.FloatRange(0, 0.9), default=0.1, show_default=True, help="Share of people kept out."
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Draws the people who are kept out.")
 @click.option("--deploy", metavar="VERSION", help="Read contexts under this prompt version, not each run's own.")
 @click.option("--own", "own", multiple=True, callback=_own_files, metavar="FILE:SHARE", help="Mix in own JSONL rows.")
+@click.option("--only-own", is_flag=True, help="Leave the store's conversations out.")
 @click.option("--base", default="embedded", show_default=True, help="The model whose tokenizer and template are used.")
 @click.option("--limit", type=click.IntRange(1), help="Say what a limit of so many tokens would leave out.")
 @click.option("--samples", type=click.IntRange(0), default=1, show_default=True, help="Conversations to print.")
@@ -94,6 +103,7 @@ def lint(
     seed: int,
     deploy: str | None,
     own: tuple[tuple[Path, float], ...],
+    only_own: bool,
     base: str,
     limit: int | None,
     samples: int,
@@ -110,9 +120,10 @@ def lint(
     from train.lint import lint as look
     from trees.store import Store
 
+    asyncio.run(guard(store_path))
     with Store.read(store_path) as store:
         selection = Selection(
-            runs=tuple(store.find("runs", run) for run in runs) or None,
+            runs=() if only_own else tuple(store.find("runs", run) for run in runs) or None,
             judge=judge,
             min_margin=min_margin,
             turns=turns,

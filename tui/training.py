@@ -6,6 +6,7 @@ from the last checkpoint.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -33,7 +34,9 @@ INTERRUPTED = 130
 def train_here(path: Path, training_id: str, *, quiet: bool = False) -> tuple[Ending, bool]:
     """Do a training in this process; returns how it ended, and whether it was interrupted."""
     from train.training import Job
+    from tui.stores import guard
 
+    asyncio.run(guard(path))
     progress = Progress(quiet=quiet)
     job = Job(path, training_id, progress)
     progress.began(job.row)

@@ -68,6 +68,8 @@ def say_training(facts: dict[str, Any]) -> None:
     _say_points([TrainingPoint(**point) for point in facts["points"]])
     for alarm in facts["alarms"]:
         say(f"alarm at step {alarm['step']}: {alarm['text']}")
+    if facts["engine"] is None and facts["state"] != "finished":
+        say(f"\ngo on with it: espalier train resume {facts['training'][:8]}")
     if facts["adapter"] is not None:
         talk = f"espalier chat {facts['base_name']} --adapter {facts['adapter'][:8]}"
         say(f"\nadapter {facts['adapter']}\ntalk with it: {talk}")

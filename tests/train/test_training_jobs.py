@@ -276,3 +276,19 @@ def test_files_that_were_changed_are_not_played(base: Path, store_path: Path) ->
         (store_path.parent / row.path / "adapter_config.json").write_text('{"r": 4}')
         with pytest.raises(SetupError, match="its files were changed"):
             stored_adapter(store, row)
+
+
+def test_rows_that_are_not_what_they_say_are_found(base: Path, store_path: Path) -> None:
+    made = Job(store_path, begun(store_path, config(base, "sft"))).run()
+    damage = {
+        "training id": "UPDATE trainings SET data_digest = 'other'",
+        "lineage": "UPDATE adapters SET lineage = json_set(lineage, '$.base', 'other')",
+        "adapter": "UPDATE adapters SET base = 'other'",
+        "point": "UPDATE training_points SET accuracy = 2",
+    }
+    for kind, sql in damage.items():
+        with Store.open(store_path) as store:
+            store.connection.execute("BEGIN")
+            store.connection.execute(sql)
+            store.connection.commit()
+            assert kind in {finding.kind for finding in verify(store).findings}, made

@@ -163,9 +163,10 @@ def _one(
     from train.training import begin, plan_training
     from train.training_file import read_wanted
     from trees.store import Store
-    from tui.stores import existing
+    from tui.stores import existing, guard
     from tui.training import train_here
 
+    asyncio.run(guard(store_path))
     if dry_run:
         with Store.read(store_path) as store:
             wanted = read_wanted(config, kind, given, store)

@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from agents.models.model_folder import LINEAGE, AdapterFolder, fetched, folder_digest, read_adapter
 from agents.models.protocol import ModelFailure
-from agents.models.weights import EMBEDDED, locate
+from agents.models.weights import EMBEDDED, HUB, locate
 from train.gguf_export import (
     NumberFormat,
     merge_into_gguf,
@@ -63,6 +63,7 @@ class Lineage:
     base: str
     """Digest of the base's weights."""
     base_name: str
+    """`embedded`, or its name on a hub; "" for files of this machine, whose names mean nothing elsewhere."""
     trainings: tuple[LineageStep, ...]
     """From the base on."""
     people: tuple[tuple[str, str], ...]
@@ -95,8 +96,8 @@ def is_gguf(base: str) -> bool:
 
 def fresh_lineage(base: str) -> Lineage:
     """Of a base as it comes. Blocks. Raises SetupError."""
-    on_hub = not is_gguf(base) and not Path(base).expanduser().is_dir()
-    return Lineage(base_digest(base), base if on_hub else Path(base).name, (), (), known=True)
+    here = Path(base).expanduser().exists()
+    return Lineage(base_digest(base), "" if here else base, (), (), known=True)
 
 
 def read_lineage(adapter: AdapterFolder, base: str) -> Lineage:
@@ -138,7 +139,7 @@ def keep_adapter_files(trained: Path, store: Path, lineage: Lineage, card: str) 
         shutil.copyfile(trained / _KEPT[1], draft / _KEPT[1])
         config = json.loads((trained / _KEPT[0]).read_text(encoding="utf-8"))
         # Where the base lies on this machine is nothing that the adapter is made of, and PEFT asks a hub for names.
-        config["base_model_name_or_path"] = lineage.base_name if "/" in lineage.base_name else None
+        config["base_model_name_or_path"] = _hub_name(lineage.base_name)
         (draft / _KEPT[0]).write_text(json.dumps(config, indent=1, sort_keys=True), encoding="utf-8")
         (draft / LINEAGE).write_text(canonical_json(lineage.as_dict()), encoding="utf-8")
         (draft / CARD).write_text(card, encoding="utf-8")
@@ -157,6 +158,10 @@ def keep_adapter_files(trained: Path, store: Path, lineage: Lineage, card: str) 
         ) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _hub_name(base: str) -> str | None:
+    return None if base in ("", EMBEDDED) or base.startswith(HUB) else base
 
 
 class StoredAdapters:

@@ -70,8 +70,10 @@ class Lora:
 
 def shape_of_gguf(path: Path) -> BaseShape:
     """The shape of a GGUF base. Blocks. Raises SetupError if it has no such layers."""
-    fields = _reader(path).fields
+    return _shape(_reader(path).fields, path)
 
+
+def _shape(fields: Mapping[str, Any], path: Path) -> BaseShape:
     def value(name: str) -> Any:
         if name not in fields:
             raise SetupError(f"{path} does not say its {name}: it is no GGUF model that adapters are known for")
@@ -127,7 +129,7 @@ def merge_into_gguf(base: Path, adapter: Path, out: Path, number_format: NumberF
     Matrices are written in the number format (those that q8_0 cannot hold in f16), vectors in float32.
     """
     gguf, reader = _gguf(), _reader(base)
-    layers = read_lora(adapter, shape_of_gguf(base))
+    layers = read_lora(adapter, _shape(reader.fields, base))
     draft = out.with_suffix(f".{os.getpid()}.part")
     writer = gguf.GGUFWriter(draft, str(reader.fields["general.architecture"].contents()))
     for field in reader.fields.values():

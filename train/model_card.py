@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agents.models.weights import EMBEDDED
@@ -28,13 +29,14 @@ def model_card(plan: Plan, metrics: Mapping[str, Any]) -> str:
 def _lines(plan: Plan, metrics: Mapping[str, Any]) -> Iterator[str]:
     config, lineage = plan.config, plan.lineage
     method = "preferences (DPO)" if config.objective == "dpo" else "winning replies (SFT)"
-    base = _SHIPPED_BASE if config.base == EMBEDDED else lineage.base_name
-    yield f"---\nlibrary_name: peft\nbase_model: {json.dumps(base)}"
+    yield "---\nlibrary_name: peft"
+    if lineage.base_name:
+        yield f"base_model: {json.dumps(_SHIPPED_BASE if config.base == EMBEDDED else lineage.base_name)}"
     yield f"tags:\n- lora\n- {config.objective}\n- personalisation\n---\n"
     yield f"# An adapter trained on {method}\n"
     yield "Trained on conversation trees between simulated people and assistants, with espalier.\n"
     yield "| | |\n| --- | --- |"
-    yield f"| base | `{lineage.base_name.replace('`', '')}`, weights `{lineage.base}` |"
+    yield f"| base | `{Path(config.base).name.replace('`', '')}`, weights `{lineage.base}` |"
     yield f"| trees of | {len(plan.data.trees)} conversations, {len(plan.data.people)} people |"
     yield f"| trained on | {plan.data.targets} targets, {plan.data.pairs} pairs; data `{plan.data.digest}` |"
     yield f"| judge | `{plan.data.judge_id or 'none'}` |"

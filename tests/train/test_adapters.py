@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +38,46 @@ GREEDY = Sampling(max_tokens=12, temperature=0)
 STEP = LineageStep("t" * 32, "sft", "d" * 32, "c" * 32, ("r" * 32,))
 
 
+HIDDEN, HEADS, KEY_HEADS, HEAD, WIDE = 576, 9, 3, 64, 1536
+"""Of the embedded model."""
+SIZES = {
+    "self_attn.q_proj": (HIDDEN, HEADS * HEAD),
+    "self_attn.k_proj": (HIDDEN, KEY_HEADS * HEAD),
+    "self_attn.v_proj": (HIDDEN, KEY_HEADS * HEAD),
+    "self_attn.o_proj": (HEADS * HEAD, HIDDEN),
+    "mlp.gate_proj": (HIDDEN, WIDE),
+    "mlp.up_proj": (HIDDEN, WIDE),
+    "mlp.down_proj": (WIDE, HIDDEN),
+}
+
+
+def random_lora(folder: Path, layers: int) -> Path:
+    """An adapter of all linear layers as PEFT saves it, with ranks and scales that differ by layer."""
+    from peft import LoraConfig
+    from safetensors.torch import save_file
+
+    generator = torch.Generator().manual_seed(1)
+    tensors = {}
+    for layer in range(layers):
+        for name, (inputs, outputs) in SIZES.items():
+            rank = 8 if (layer, name) == (1, "self_attn.q_proj") else 4
+            key = f"base_model.model.model.layers.{layer}.{name}"
+            tensors[f"{key}.lora_A.weight"] = torch.randn(rank, inputs, generator=generator) * 0.05
+            tensors[f"{key}.lora_B.weight"] = torch.randn(outputs, rank, generator=generator) * 0.05
+    LoraConfig(
+        r=4,
+        lora_alpha=8,
+        target_modules=sorted({name.rpartition(".")[2] for name in SIZES}),
+        task_type="CAUSAL_LM",
+        rank_pattern={"layers.1.self_attn.q_proj": 8},
+        alpha_pattern={"layers.0.mlp.down_proj": 20},
+    ).save_pretrained(str(folder))
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
 @pytest.fixture(scope="module")
-def base(request: pytest.FixtureRequest) -> Path:
+def whole(request: pytest.FixtureRequest) -> Path:
     """The embedded model in float32, as GGUF."""
     cache = request.config.cache
     assert cache is not None
@@ -48,33 +85,20 @@ def base(request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.fixture(scope="module")
-def lora(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random adapter of all linear layers as PEFT saves it, with patterns of rank and alpha."""
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
+def base(request: pytest.FixtureRequest) -> Path:
+    """Its first two layers."""
+    cache = request.config.cache
+    assert cache is not None
+    return f32_gguf(locate("embedded").path, cache.mkdir("gguf"), layers=2)
 
-    folder = tmp_path_factory.mktemp("lora")
-    model = AutoModelForCausalLM.from_pretrained(base.parent, gguf_file=base.name, dtype=torch.float32)
-    torch.manual_seed(1)
-    config = LoraConfig(
-        r=4,
-        lora_alpha=8,
-        target_modules="all-linear",
-        init_lora_weights=False,
-        task_type="CAUSAL_LM",
-        rank_pattern={"layers.3.self_attn.q_proj": 8},
-        alpha_pattern={"layers.5.mlp.down_proj": 20},
-    )
-    adapted = get_peft_model(model, config)
-    for name, values in adapted.named_parameters():
-        if "lora_" in name:
-            values.data.mul_(0.8)
-    adapted.save_pretrained(folder)
-    return folder
+
+@pytest.fixture(scope="module")
+def lora(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return random_lora(tmp_path_factory.mktemp("lora"), 2)
 
 
 @pytest.fixture
-def kept(lora: Path, base: Path, store_path: Path) -> Iterator[Any]:
+def kept(lora: Path, base: Path, store_path: Path) -> Any:
     """The adapter among a store's own."""
     lineage = fresh_lineage(str(base)).with_training(STEP, [("p", "q")], known=True)
     return keep_adapter_files(lora, store_path, lineage, "# An adapter\n")
@@ -84,7 +108,9 @@ def question(text: str = SOURCE) -> tuple[Message, ...]:
     return (Message("system", "You are Ann, a baker by the sea."), Message("user", text))
 
 
-async def test_llama_cpp_with_the_lora_gives_the_numbers_of_peft(base: Path, kept: Any, store_path: Path) -> None:
+async def test_llama_cpp_with_the_lora_gives_the_numbers_of_peft(whole: Path, store_path: Path, tmp_path: Path) -> None:
+    base, lineage = whole, fresh_lineage(str(whole)).with_training(STEP, [("p", "q")], known=True)
+    kept = keep_adapter_files(random_lora(tmp_path / "lora", 30), store_path, lineage, "# An adapter\n")
     adapters = StoredAdapters(store_path)
     theirs = TransformersModel("hf", TransformersConfig(kind="transformers", path=str(base), adapter=str(kept.path)))
     config = LlamaConfig(

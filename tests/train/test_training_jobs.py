@@ -128,7 +128,8 @@ def test_killed_and_gone_on_with_makes_the_adapter_of_an_unbroken_training(
     whole = tmp_path / "whole" / "espalier.db"
     whole.parent.mkdir()
     shutil.copyfile(store_path, whole)
-    identity = begun(whole, config(base))
+    elsewhere = shutil.copytree(base, tmp_path / "elsewhere")
+    identity = begun(whole, config(elsewhere))
     unbroken = Job(whole, identity).run()
     assert (unbroken.state, begun(store_path, config(base))) == ("finished", identity)
 

@@ -256,11 +256,11 @@ class Job:
         store, row = self.store, self.row
         plan = plan_of(store, row, self._machine)
         try:
+            _quiet()
             from train.base_model import open_base
             from train.trainer import fit, last_checkpoint
         except ImportError as error:
             raise SetupError(f"training needs torch, transformers and PEFT ({error}): {INSTALL}") from error
-        _quiet()
         data = token_data(plan, open_reader(plan.config.base))
         config = plan.config.model_copy(update={"start": None if plan.start is None else str(plan.start.path)})
         folder = training_folder(self._path, row.id)
@@ -457,11 +457,13 @@ def _fit_flat() -> Callable[..., Outcome]:
 
 def _quiet() -> None:
     """transformers draws bars and warns of what its own code calls; what matters here is told by points and errors."""
+    os.environ.setdefault("TQDM_DISABLE", "1")
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    warnings.filterwarnings("ignore", message="Could not find a config file")
 
 
 @contextmanager

@@ -107,7 +107,7 @@ def _injection(text: str) -> str | None:
 
 _FORMAT = re.compile(
     r"^\s*[\[{\"'`“*#>|-]|^\s*\(?\d{1,3}[.):]\s|^\s*[•–—]|[\]}\"`|]\s*,?\s*$"
-    r"|\*\*|__|```|\\[nrt\"']|\\u[0-9a-fA-F]{4}|</?[a-z][a-z0-9]*(?: [^<>]*)?/?>"
+    r"|[{}\[\]|<>]|\*\*|__|```|\\[nrt\"']|\\u[0-9a-fA-F]{4}|</?[a-z][a-z0-9]*(?: [^<>]*)?/?>"
     r"|^\s*(?:user |persona |person )?(?:profile|personality|persona|character|traits?|name|age)\s*(?:#?\d+\s*)?[:=]"
     r"|\"(?:profile|personality|facts|traits|pronouns|kind)\"\s*:"
     r"|^\s*(?:here (?:is|are)|sure\b|certainly\b|of course\b|okay\b|note:)"
@@ -152,8 +152,11 @@ def _voice(text: str) -> str | None:
     return ", ".join(own[:3]) if begins or len(own) > 1 else None
 
 
+_LETTERS = re.compile(r"[^\W\d_]+")
+
+
 def _length(text: str) -> str | None:
-    words = len(text.split())
+    words = sum(_LETTERS.search(word) is not None for word in text.split())
     return None if FEWEST_WORDS <= words <= MOST_WORDS else f"{words} words, not {FEWEST_WORDS} to {MOST_WORDS}"
 
 

@@ -15,21 +15,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
 
-from simulation.persona_axes import Axes, Axis, load_axes, shipped_axes
-from simulation.persona_composer import Composed, Lives, compose_personality, compose_profile, lives, regions, traits
+from simulation.persona_axes import Axes, Axis, shipped_axes
+from simulation.persona_composer import Lives, lives, regions, traits
 from trees.personas import Kind, pronouns_of
-
-__all__ = [
-    "Axes",
-    "Composed",
-    "Lack",
-    "Plan",
-    "compose_personality",
-    "compose_profile",
-    "count",
-    "load_axes",
-    "tag",
-]
 
 _AGE = re.compile(
     r"\b(\d{1,3})[- ]years?[- ]old\b|\b(?:is|are|aged|at|turned|'s|’s)\s+(?:an?\s+)?(\d{1,3})\b(?!\s*(?:%|years? ago))",

@@ -23,6 +23,8 @@ from trees.errors import SetupError
 
 CHUNK_BYTES = 64 * 2**20
 """Of float32 logits at once."""
+CACHED_BYTES = 2**20
+"""Of logits that a CPU exponentiates at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,13 +132,12 @@ class _FrozenHead(torch.autograd.Function):  # type: ignore[misc]
         logps = hidden.new_zeros(len(hidden), dtype=torch.float32)
         wanted = ctx.needs_input_grad[0]
         slopes = torch.empty_like(hidden) if wanted else None
+        room = hidden.new_empty(_chunk_rows(len(weight)), len(weight)) if hidden.dtype == torch.float32 else None
         for at in _chunks(hidden, len(weight)):
-            logits = (hidden[at] @ weight.T).float()
-            total = torch.logsumexp(logits, -1, keepdim=True)
-            logps[at] = (logits.gather(1, predicted[at, None]) - total)[:, 0]
+            logits = _logits(hidden[at], weight, room)
+            logps[at], totals = _exponentials(logits, predicted[at])
             if slopes is not None:
-                chances = logits.sub_(total).exp_()
-                slopes[at] = weight[predicted[at]] - chances.to(weight.dtype) @ weight
+                slopes[at] = weight[predicted[at]] - (logits.to(weight.dtype) @ weight) / totals
         ctx.save_for_backward(*([slopes] if slopes is not None else []))
         return logps
 
@@ -144,6 +145,31 @@ class _FrozenHead(torch.autograd.Function):  # type: ignore[misc]
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (slopes,) = ctx.saved_tensors
         return (grads[0][:, None] * slopes).to(slopes.dtype), None, None
+
+
+def _logits(hidden: torch.Tensor, weight: torch.Tensor, room: torch.Tensor | None) -> torch.Tensor:
+    """In float32; in memory that is there already, if it is given."""
+    if room is None:
+        return (hidden @ weight.T).float()
+    return torch.mm(hidden, weight.T, out=room[: len(hidden)])
+
+
+def _exponentials(logits: torch.Tensor, predicted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities of the predicted tokens, (n,), and the sums of the exponentials, (n, 1).
+
+    `logits` (n, vocabulary) become exponentials less their row's largest, a few rows at a time on a CPU, so that
+    they are read and written once.
+    """
+    step = max(1, CACHED_BYTES // (4 * logits.shape[1])) if logits.device.type == "cpu" else len(logits)
+    logps, totals = [], []
+    for start in range(0, len(logits), step):
+        rows = logits[start : start + step]
+        right = rows.gather(1, predicted[start : start + step, None])
+        largest = rows.amax(-1, keepdim=True)
+        total = rows.sub_(largest).exp_().sum(-1, keepdim=True)
+        logps.append((right - largest - total.log())[:, 0])
+        totals.append(total)
+    return torch.cat(logps), torch.cat(totals)
 
 
 def _plain_logps(head: torch.nn.Linear, cap: float | None, hidden: torch.Tensor, predicted: torch.Tensor) -> Any:
@@ -154,5 +180,9 @@ def _plain_logps(head: torch.nn.Linear, cap: float | None, hidden: torch.Tensor,
 
 
 def _chunks(hidden: torch.Tensor, vocabulary: int) -> list[slice]:
-    rows = max(1, CHUNK_BYTES // (4 * vocabulary))
+    rows = _chunk_rows(vocabulary)
     return [slice(start, start + rows) for start in range(0, len(hidden), rows)]
+
+
+def _chunk_rows(vocabulary: int) -> int:
+    return max(1, CHUNK_BYTES // (4 * vocabulary))

@@ -22,16 +22,16 @@ def test_a_clean_gap_is_cut_in_its_middle_and_is_worth_everything() -> None:
     assert (found.same_kind_above, found.different_above) == (0, 0)
 
 
-def test_where_labels_overlap_the_best_f1_wins() -> None:
+def test_where_labels_overlap_precision_counts_twice() -> None:
     values = np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.4])
     same = np.array([True, True, False, True, False, False])
-    # Cuts after 2, 4 taken: F1 = 4/5 and 6/7.
-    assert best_threshold(values, same) == pytest.approx(0.55)
+    # After 2 and 4 taken: 1.25 * 2 / (0.25 * 3 + 2) = 0.91 and 1.25 * 3 / (0.25 * 3 + 4) = 0.79.
+    assert best_threshold(values, same) == pytest.approx(0.75)
 
 
 def test_equal_values_are_taken_together() -> None:
-    values = np.array([0.9, 0.8, 0.8, 0.1])
-    same = np.array([True, True, False, False])
+    values = np.array([0.9, 0.9, 0.8, 0.8, 0.1])
+    same = np.array([True, False, True, True, False])
     assert best_threshold(values, same) == pytest.approx(0.45)
 
 

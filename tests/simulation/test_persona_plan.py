@@ -8,8 +8,17 @@ import pytest
 
 from simulation.persona_axes import load_axes
 from simulation.persona_checks import check
-from simulation.persona_composer import PERSONALITY_WORDS, PROFILE_WORDS, Composed, in_voice, lives, traits
-from simulation.persona_plan import Lack, Plan, compose_personality, compose_profile, count, tag
+from simulation.persona_composer import (
+    PERSONALITY_WORDS,
+    PROFILE_WORDS,
+    Composed,
+    compose_personality,
+    compose_profile,
+    in_voice,
+    lives,
+    traits,
+)
+from simulation.persona_plan import Lack, Plan, count, tag
 from simulation.personas import seed_profiles
 from trees.errors import SetupError
 from trees.personas import pronouns_of
@@ -200,11 +209,11 @@ def test_a_plan_asks_in_a_sentence_for_what_lacks() -> None:
 
 def test_composing_what_lacks_fills_the_plan() -> None:
     plan, size = Plan("profile", AXES), 60
-    made: list[Composed] = []
+    counts = count([], "profile")
     for seed in range(size):
-        counts = count([one.text for one in made], "profile")
-        made.append(compose_profile(seed, AXES, plan.wanted(plan.lacks(counts, size)[:3])))
-    counts = count([one.text for one in made], "profile")
+        made = compose_profile(seed, AXES, plan.wanted(plan.lacks(counts, size)[:3]))
+        for axis, value in made.values.items():
+            counts[axis][value] += 1
     for axis in ("age", "region", "work"):
         targets = plan.targets(axis, size)
         assert sum(min(counts[axis][value], target) for value, target in targets.items()) >= 0.75 * size, axis

@@ -71,7 +71,7 @@ async def test_near_copies_of_held_out_items_are_blocked_or_moved(store: Store) 
     copies = [item_of("profile", f"{text} It is so.") for text in PROFILES]
     store.apply(in_one(keep_item(item, source="file") for item in copies))
     done = await split_pool(store, LexicalEmbedder(), await settled(store), {"profile": 5, "personality": 2}, 1)
-    assert len(done.blocked) >= 4
+    assert len(done.blocked) >= 3  # a copy is blocked with its original held out, unless it was drawn itself
     assert {block.item_id for block in done.blocked} == ids(store, "blocked")
     moved = await split_pool(
         store, LexicalEmbedder(), await settled(store), {"profile": 5, "personality": 2}, 1, "move"

@@ -44,7 +44,7 @@ def kept_bytes(model: Any, sequence: PackedSequence, lean: LeanMemory | None) ->
     storages: dict[int, int] = {}
 
     def look(kept: Any) -> Any:
-        for tensor in kept.inputs if isinstance(kept, Recipe) else (kept,):
+        for tensor in kept.inputs[:2] if isinstance(kept, Recipe) else (kept,):
             storage = tensor.untyped_storage()
             if storage.data_ptr() not in weights:
                 storages[storage.data_ptr()] = storage.nbytes()

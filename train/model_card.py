@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from agents.models.weights import EMBEDDED
 
 if TYPE_CHECKING:
-    from train.training import Plan
+    from train.training_plan import Plan
 
 _SHIPPED_BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
 

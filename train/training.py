@@ -1,11 +1,10 @@
-"""A training as a job: what is to be trained, in the store; and the one process that does it, steered by rows.
+"""A training as a job: the one process that does it, steered by rows.
 
-A plan is a configuration over a selection of the store. Its id names what is trained, so the same plan again is the
-same training and goes on with it. The process that trains holds the training's lock, renews its heartbeat from a
-thread, takes commands, writes points and events as they come, and puts the adapter among the store's when it is done.
+It holds the training's lock, renews its heartbeat from a thread, takes commands, writes points and events as they
+come, and puts the adapter among the store's when it is done. What is to be trained is a plan (`train.training_plan`).
 
 Invariant: at most one process a training; whatever ends it, the last whole checkpoint stays and the same training can
-be gone on with; what it goes on with is the data it began with, or nothing.
+be gone on with.
 """
 
 from __future__ import annotations
@@ -16,40 +15,32 @@ import shutil
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agents.models.model_folder import AdapterFolder, read_adapter
-from agents.models.protocol import ModelFailure
-from train.adapters import Lineage, LineageStep, fresh_lineage, keep_adapter_files, read_lineage
+from train.adapters import keep_adapter_files
 from train.config import Machine, TrainingConfig
-from train.data import DataSet, OwnFile, Selection, select
 from train.model_card import model_card
 from train.points import Alarm, Point, Sink, Wish
-from train.templates import TemplateReader, open_reader
-from train.token_tree import TokenTree
-from train.tokenise import tokenise, within
+from train.templates import open_reader
+from train.training_plan import Plan, TokenData, operation_of, plan_of, token_data
 from trees.errors import EspalierError, SetupError, StoreError, StoreFull
-from trees.ids import digest_of
 from trees.jobs import HEARTBEAT_S, Command, Lock, answer, commands, heartbeat, release, take, take_lock
 from trees.store import Store
 from trees.trainings import (
     AdapterRow,
     TrainingPoint,
-    TrainingRow,
     TrainingState,
     forget_points,
     keep_adapter,
     keep_point,
-    keep_training,
     set_training_operation,
     set_training_result,
     set_training_state,
     training,
-    training_id,
 )
 from trees.writes import keep_event
 
@@ -59,40 +50,9 @@ if TYPE_CHECKING:
 
 POLL_S = 0.25
 """How often the process looks for commands, in seconds."""
+SURELY = 2.0
+"""An estimate this many times what is free is refused; a smaller one may be wrong."""
 INSTALL = "pip install 'espalier-lm[train]'"
-UNITS = {"sft": "targets", "dpo": "pairs"}
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A training that could be done."""
-
-    id: str
-    name: str
-    config: TrainingConfig
-    data: DataSet
-    """What its objective needs."""
-    lineage: Lineage
-    """This training included."""
-    start: AdapterFolder | None
-    flat: bool = False
-    """Whether TRL's own trainers do it, on flattened rows."""
-
-    @property
-    def configuration(self) -> dict[str, Any]:
-        """The frozen half, with base and start by content."""
-        start = None if self.start is None else self.start.digest
-        return _resolved(self.config, self.lineage.base, start, self.flat)
-
-
-@dataclass(frozen=True)
-class TokenData:
-    """What a training reads."""
-
-    trained: tuple[TokenTree, ...]
-    measured: tuple[TokenTree, ...]
-    left_out: Mapping[str, int]
-    """Number of targets or pairs by reason."""
 
 
 @dataclass(frozen=True)
@@ -105,109 +65,9 @@ class Ending:
     """Id of the adapter that it made."""
 
 
-def plan_training(
-    store: Store, config: TrainingConfig, selection: Selection, files: Sequence[OwnFile] = (), *, flat: bool = False
-) -> Plan:
-    """What a configuration trains of a store. Blocks. Raises SetupError, NotFound, BadFilter or HeldOut.
-
-    Runs and judge that are left open are settled here, so that what is added to the store later changes nothing.
-    """
-    everything = selection.runs if selection.runs is not None else _all_runs(store)
-    wanted = replace(selection, runs=everything, evaluation=config.evaluation.share, seed=config.seed)
-    found = select(store, wanted, files)
-    if found.judge_id:
-        found = replace(found, selection=replace(wanted, judge=found.judge_id))
-    data = found.only(config.objective)
-    _check_data(data, config)
-    start = _start(config)
-    before = fresh_lineage(config.base) if start is None else read_lineage(start, config.base)
-    if start is not None and start.base is not None and start.base != (own := fresh_lineage(config.base).base):
-        raise SetupError(
-            f"the adapter {start.digest} was trained on the base {start.base}, and {config.base!r} is {own}",
-            hint="Name its own base with --model, or begin without --adapter.",
-        )
-    resolved = _resolved(config, before.base, None if start is None else start.digest, flat)
-    own_id = training_id(resolved, data.digest)
-    step = LineageStep(own_id, config.objective, data.digest, digest_of("training configuration", resolved), everything)
-    lineage = before.with_training(step, data.people, known=data.lineage == "store")
-    return Plan(own_id, _name(store, config, data), config, data, lineage, start, flat)
-
-
-def begin(store: Store, plan: Plan) -> TrainingRow:
-    """Write a training's row unless it is there already."""
-    if not store.rows("SELECT 1 FROM trainings WHERE id = ?", (plan.id,)):
-        operation = _operation(plan.config)
-        store.apply(
-            [
-                *keep_training(
-                    plan.id,
-                    plan.name,
-                    plan.configuration,
-                    plan.data.digest,
-                    _selection_json(plan.data),
-                    plan.lineage.as_dict(),
-                    operation,
-                ),
-                *keep_event(plan.id, "training.planned", {UNITS[plan.config.objective]: _amount(plan.data)}),
-            ]
-        )
-    return training(store, plan.id)
-
-
-def plan_of(store: Store, row: TrainingRow, machine: Machine | None = None) -> Plan:
-    """The plan of a stored training. Blocks. Raises SetupError if store or base are no longer what it began with."""
-    config = config_of(row, machine)
-    selection, files = _selection(row)
-    plan = plan_training(store, config, selection, files, flat="flat" in row.configuration)
-    if plan.id != row.id:
-        changed = "its data" if plan.data.digest != row.data_digest else "its base or the adapter it starts from"
-        raise SetupError(
-            f"training {row.id[:8]} cannot go on: {changed} changed since it began (data {row.data_digest[:8]}, now "
-            f"{plan.data.digest[:8]}; base {row.base[:8]}, now {plan.lineage.base[:8]})",
-            hint="Begin another one with `espalier train`: what this one learnt so far is in its last checkpoint.",
-        )
-    return plan
-
-
-def config_of(row: TrainingRow, machine: Machine | None = None) -> TrainingConfig:
-    """A training's configuration as the store has it."""
-    where = {"base": row.operation["base"], "start": row.operation["start"]}
-    frozen = {key: value for key, value in row.configuration.items() if key != "flat"}
-    kept = TrainingConfig.model_validate({**frozen, **where, "machine": row.operation["machine"]})
-    return kept if machine is None else kept.model_copy(update={"machine": machine})
-
-
-def token_data(plan: Plan, reader: TemplateReader) -> TokenData:
-    """The plan's data in tokens. Raises SetupError if nothing of it can be read within the limit."""
-    tokenised = tokenise(plan.data.trees, reader)
-    kind = plan.config.objective
-    refused = sum(each.targets + each.pairs for each in tokenised.refused)
-    sides = {tree.id: tree.side for tree in plan.data.trees}
-    found: dict[str, list[TokenTree]] = {"train": [], "evaluation": []}
-    for tree in tokenised.trees:
-        if (kept := within(tree, plan.config.tokens_per_row)) is not None:
-            found[sides[tree.id]].append(kept)
-    held = sum(len(getattr(tree, UNITS[kind])) for trees in found.values() for tree in trees)
-    left_out = {"refused by the chat template": refused, "too long": _amount(plan.data) - refused - held}
-    if not found["train"]:
-        why = tokenised.refused[0].reason if refused else f"all are longer than {plan.config.tokens_per_row} tokens"
-        raise SetupError(
-            f"none of {_amount(plan.data)} {UNITS[kind]} can be trained on: {why}",
-            hint="Raise tokens_per_row, or see each with `espalier data lint --samples 3`.",
-        )
-    return TokenData(
-        tuple(found["train"]),
-        tuple(found["evaluation"]),
-        {reason: number for reason, number in left_out.items() if number},
-    )
-
-
 def training_folder(store: Path, training_id: str) -> Path:
     """Where the checkpoints of a training lie."""
     return store.with_name(f"{store.stem}-trainings") / training_id[:16]
-
-
-# Doing it
 
 
 class Job:
@@ -266,12 +126,13 @@ class Job:
         folder = training_folder(self._path, row.id)
         with _told_in_words(folder):
             opened = open_base(config)
+            _check_memory(opened, config, data)
             done = last_checkpoint(folder)
             step = 0 if done is None else int(done.name.rpartition("-")[2])
             store.apply(
                 [
                     *forget_points(row.id, step),
-                    *set_training_operation(row.id, _operation(plan.config)),
+                    *set_training_operation(row.id, operation_of(plan.config)),
                     *set_training_state(row.id, "running"),
                     *keep_event(row.id, "engine.started", {"pid": self.lock.pid, "step": step}),
                 ]
@@ -446,6 +307,35 @@ def _row_of(point: Point) -> TrainingPoint:
     )
 
 
+def _check_memory(opened: OpenedBase, config: TrainingConfig, data: TokenData) -> None:
+    """Raise SetupError where a step would surely end the process: a system that runs out of memory tells nobody why."""
+    from train.trial import estimate_memory
+
+    tokens = min(config.tokens_per_row, sum(tree.token_count for tree in data.trained))
+    estimate = estimate_memory(opened.model, config, tokens)
+    needed, free = estimate.training + estimate.activations + estimate.logits, free_bytes(opened)
+    if free is not None and needed > SURELY * free:
+        raise SetupError(
+            f"a step over {tokens} tokens takes about {needed / 1e9:.1f} GB beside the weights, and "
+            f"{free / 1e9:.1f} GB are free",
+            hint=_LESS_MEMORY,
+        )
+
+
+def free_bytes(opened: OpenedBase) -> int | None:
+    """Memory that is free where the model lies; None where that cannot be told."""
+    device = next(opened.model.parameters()).device
+    if device.type == "cuda":
+        import torch
+
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable")), None)
+
+
 def _fit_flat() -> Callable[..., Outcome]:
     """Raises SetupError where TRL is missing."""
     try:
@@ -479,7 +369,7 @@ def _told_in_words(folder: Path) -> Iterator[None]:
         if isinstance(error, MemoryError) or any(sign in said.lower() for sign in _MEMORY):
             raise SetupError(
                 f"there is too little memory for this: {said}",
-                hint="Lower tokens_per_row, set machine.gradient_checkpointing = true, or take a smaller base.",
+                hint=_LESS_MEMORY,
             ) from error
         raise
     except Exception as error:
@@ -490,75 +380,6 @@ def _told_in_words(folder: Path) -> Iterator[None]:
         raise
 
 
+_LESS_MEMORY = "Lower tokens_per_row, set machine.gradient_checkpointing = true, or take a smaller base."
 _DISK = ("No space left", "os error 28", "PytorchStreamWriter failed", "Disk quota exceeded")
 _MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
-
-
-# What a plan is made of
-
-
-def _check_data(data: DataSet, config: TrainingConfig) -> None:
-    """Raise SetupError for data that teach nothing, or leave nobody to measure on."""
-    unit = UNITS[config.objective]
-    if not data.side("train"):
-        dropped = data.dropped.get(unit, {})
-        reasons = ", ".join(f"{number} {reason}" for reason, number in dropped.items()) or "nothing was judged"
-        raise SetupError(
-            f"there are no {unit} to train on: {reasons}",
-            hint="See what is left out with `espalier data lint`; judge the runs again, or lower the margin.",
-        )
-    if config.evaluation.share > 0 and not data.side("evaluation"):
-        people = sorted({tree.profile_id or tree.source for tree in data.trees})
-        raise SetupError(
-            f"all {_amount(data)} {unit} are of one person ({people[0][:8]}): nobody is left to measure on",
-            hint="Play more personas, or train without measuring: --set evaluation.share=0.",
-        )
-
-
-def _start(config: TrainingConfig) -> AdapterFolder | None:
-    if config.start is None:
-        return None
-    try:
-        return read_adapter(config.start)
-    except ModelFailure as failure:
-        raise SetupError(failure.message, hint="Name an adapter: espalier train list.") from failure
-
-
-def _resolved(config: TrainingConfig, base: str, start: str | None, flat: bool) -> dict[str, Any]:
-    found = {**config.identity(), "base": base, "start": start}
-    return {**found, "flat": True} if flat else found
-
-
-def _operation(config: TrainingConfig) -> dict[str, Any]:
-    return {"base": config.base, "start": config.start, "machine": config.machine.model_dump(mode="json")}
-
-
-def _all_runs(store: Store) -> tuple[str, ...]:
-    return tuple(sorted(row[0] for row in store.rows("SELECT id FROM runs")))
-
-
-def _amount(data: DataSet) -> int:
-    return data.targets + data.pairs
-
-
-def _name(store: Store, config: TrainingConfig, data: DataSet) -> str:
-    """What is trained on what, for lists."""
-    sources = sorted({tree.source for tree in data.trees})
-    runs = [store.run(source).name for source in sources if store.rows("SELECT 1 FROM runs WHERE id = ?", (source,))]
-    named = list(dict.fromkeys(runs)) + [file.path.name for file in data.files]
-    shown = ", ".join(named[:3]) + (f" and {len(named) - 3} more" if len(named) > 3 else "")
-    return f"{Path(config.base).name} on {shown}"
-
-
-def _selection_json(data: DataSet) -> dict[str, Any]:
-    """What of the store is trained on; who is held back to measure stands in the configuration."""
-    chosen = asdict(data.selection)
-    kept = {key: value for key, value in chosen.items() if key not in ("evaluation", "seed")}
-    return {**kept, "files": [[str(file.path.resolve()), file.share] for file in data.files]}
-
-
-def _selection(row: TrainingRow) -> tuple[Selection, tuple[OwnFile, ...]]:
-    kept = dict(row.selection)
-    files = tuple(OwnFile(Path(path), share) for path, share in kept.pop("files"))
-    listed = {key: tuple(value) for key, value in kept.items() if isinstance(value, list)}
-    return Selection(**{**kept, **listed}), files

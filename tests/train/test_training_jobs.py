@@ -27,7 +27,8 @@ from train.adapters import StoredAdapters, read_lineage, stored_adapter
 from train.config import TrainingConfig, read_training_config
 from train.data import Selection
 from train.points import Alarm, Point
-from train.training import Job, begin, plan_of, plan_training, training_folder
+from train.training import Job, training_folder
+from train.training_plan import begin, plan_of, plan_training
 from trees.errors import SetupError, StoreFull
 from trees.jobs import ask, command, events, live_engine
 from trees.store import Store
@@ -267,6 +268,14 @@ def test_disk_and_memory_that_run_out_are_told_and_the_training_can_go_on(
     with Store.open(store_path) as store:
         assert training(store, identity).state == "failed"
     assert Job(store_path, identity).run().state == "finished"
+
+
+def test_what_surely_does_not_fit_is_refused_before_a_step(
+    base: Path, store_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("train.training.free_bytes", lambda _: 1_000_000)
+    with pytest.raises(SetupError, match=r"takes about 0\.\d GB beside the weights, and 0\.0 GB are free"):
+        Job(store_path, begun(store_path, config(base))).run()
 
 
 def test_files_that_were_changed_are_not_played(base: Path, store_path: Path) -> None:

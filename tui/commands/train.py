@@ -13,7 +13,8 @@ from tui.console import count, say, say_json, say_table
 from tui.options import FILE, examples, json_option, store_option
 
 if TYPE_CHECKING:
-    from train.training import Ending, Plan
+    from train.training import Ending
+    from train.training_plan import Plan
     from trees.store import Store
     from trees.trainings import AdapterRow, TrainingRow
 
@@ -160,8 +161,8 @@ def _one(
     as_json: bool,
 ) -> tuple[dict[str, Any], int]:
     """Do one training, or say what it would be; returns its facts and the exit code."""
-    from train.training import begin, plan_training
     from train.training_file import read_wanted
+    from train.training_plan import begin, plan_training
     from trees.store import Store
     from tui.stores import existing, guard
     from tui.training import train_here
@@ -203,7 +204,7 @@ def _leave(code: int) -> None:
 def _dry_run(store: Store, plan: Plan, as_json: bool) -> dict[str, Any]:
     from train.packing import pack
     from train.templates import open_reader
-    from train.training import token_data
+    from train.training_plan import token_data
 
     data = token_data(plan, open_reader(plan.config.base))
     rows = pack(data.trained, plan.config.objective, plan.config.tokens_per_row)

@@ -29,7 +29,7 @@ from train.adapters import (
     keep_adapter_files,
     read_lineage,
 )
-from train.gguf_export import shape_of_gguf, write_lora
+from train.gguf_export import BaseShape, write_lora
 from trees.errors import SetupError
 
 SOURCE = "What do you sell in your shop?"
@@ -62,8 +62,8 @@ def random_lora(folder: Path, layers: int) -> Path:
         for name, (inputs, outputs) in SIZES.items():
             rank = 8 if (layer, name) == (1, "self_attn.q_proj") else 4
             key = f"base_model.model.model.layers.{layer}.{name}"
-            tensors[f"{key}.lora_A.weight"] = torch.randn(rank, inputs, generator=generator) * 0.05
-            tensors[f"{key}.lora_B.weight"] = torch.randn(outputs, rank, generator=generator) * 0.05
+            tensors[f"{key}.lora_A.weight"] = torch.randn(rank, inputs, generator=generator) * 0.08
+            tensors[f"{key}.lora_B.weight"] = torch.randn(outputs, rank, generator=generator) * 0.08
     LoraConfig(
         r=4,
         lora_alpha=8,
@@ -125,7 +125,7 @@ async def test_llama_cpp_with_the_lora_gives_the_numbers_of_peft(whole: Path, st
         for our, their, without in zip(*scored, strict=True):
             assert our.tokens == their.tokens
             assert our.logprob == pytest.approx(their.logprob, abs=1e-2)
-            assert abs(our.logprob - without.logprob) > 0.5
+            assert abs(our.logprob - without.logprob) > 0.2
         assert ours.identity.adapter == theirs.identity.adapter == kept.digest
         said = [(await model.chat(ChatRequest(question(), GREEDY))).completions[0].text for model in (ours, theirs)]
         assert said[0] == said[1]
@@ -201,8 +201,8 @@ def test_exports_hold_the_same_weights(base: Path, kept: Any, tmp_path: Path) ->
         export_adapter(kept, "gguf-lora", "embedded", tmp_path / "lora.gguf")
 
 
-def test_what_gguf_cannot_hold_is_refused_by_name(base: Path, lora: Path, tmp_path: Path) -> None:
-    shape = shape_of_gguf(base)
+def test_what_gguf_cannot_hold_is_refused_by_name(lora: Path, tmp_path: Path) -> None:
+    shape = BaseShape("llama", 2, HEADS, KEY_HEADS)
     config = json.loads((lora / "adapter_config.json").read_text())
     for key, value, said in (("use_dora", True, "DoRA"), ("bias", "all", "biases"), ("peft_type", "IA3", "IA3")):
         folder = shutil.copytree(lora, tmp_path / key)

@@ -14,10 +14,11 @@ pytest.importorskip("peft", reason="the training extra is not installed")
 
 import torch
 
-from tests.support.command_line import Espalier, as_json, spawn
+from tests.support.command_line import ROOT, Espalier, as_json, spawn
 from tests.support.judged_store import PEOPLE, judged_store
 from tests.support.tiny_base import tiny_base
-from train.training_file import setting
+from train.training_file import read_wanted, setting
+from trees.store import Store
 
 TOML = """
 base = "base"
@@ -181,6 +182,15 @@ def test_one_person_alone_and_a_template_without_end_are_refused(
     tiny_base(folder / "endless", template="{% for m in messages %}{{ m['content'] }}\n{% endfor %}", eos=None)
     words = ("--model", "endless", "--set", "evaluation.share=0")
     assert "nothing ends a reply" in espalier("train", "dpo", "training.toml", *words, exit_code=3).output
+
+
+def test_the_example_is_usable_and_each_objective_has_its_own_part(ready: str, folder: Path) -> None:
+    with Store.read(folder / "espalier.db") as store:
+        sft, dpo = (read_wanted(ROOT / "examples" / "training.toml", fit, {}, store).config for fit in ("sft", "dpo"))
+        assert (sft.schedule.learning_rate, dpo.schedule.learning_rate) == (1e-4, 1e-5)
+        assert sft.schedule.epochs == dpo.schedule.epochs
+        whole = read_wanted(None, "sft", {"lora": False, "data.runs": [ready[:6]]}, store)
+        assert (whole.config.lora, whole.selection.runs) == (None, (ready,))
 
 
 def test_settings_are_toml_or_text() -> None:

@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -184,16 +185,35 @@ def places_of(tree: TokenTree, replies: Sequence[int]) -> list[int]:
     return [tree.depths[reply] + at for reply in replies for at in range(len(tree.segments[reply].tokens))]
 
 
-def in_turns(steps: dict[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each step, one after the other, again and again."""
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
+@dataclass
+class Took:
+    """Seconds of a step, each time it was made: by the clock, and of all threads together.
+
+    The clock is what counts; threads' time says whether somebody else was at work on the machine.
+    """
+
+    clock: list[float] = field(default_factory=list)
+    threads: list[float] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, list[float]]:
+        return {"s": [round(s, 2) for s in self.clock], "cpu_s": [round(s, 2) for s in self.threads]}
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.clock)
+
+
+def in_turns(steps: dict[str, Callable[[], float]], repeats: int) -> dict[str, Took]:
+    """What each step takes, one after the other, again and again."""
+    taken = {name: Took() for name in steps}
     for repeat in range(repeats):
         for name, step in steps.items():
-            began = time.perf_counter()
+            began, began_cpu = time.perf_counter(), time.process_time()
             step()
-            seconds[name].append(time.perf_counter() - began)
-            say(f"  {repeat + 1}/{repeats} {name}: {seconds[name][-1]:.1f} s")
-    return seconds
+            taken[name].clock.append(time.perf_counter() - began)
+            taken[name].threads.append(time.process_time() - began_cpu)
+            say(f"  {repeat + 1}/{repeats} {name}: {taken[name].clock[-1]:.1f} s")
+    return taken
 
 
 def measure_pairs(
@@ -208,26 +228,27 @@ def measure_pairs(
         batch = best_batch(plain, tree, candidates)
         say(f"{turns} turns x {candidates} candidates: {tree.flattened_count} tokens flat, {tree.token_count} packed")
         packed_step(trees, sequence, "dpo")
-        seconds = in_turns(
+        taken = in_turns(
             {
                 "packed": lambda s=sequence: packed_step(trees, s, "dpo"),
                 f"flat, {batch} at once": lambda t=tree, b=batch: flat_pairs_step(plain, t, b),
             },
             repeats,
         )
-        packed, flat = seconds.values()
+        packed, flat = taken.values()
         difference = abs(packed_step(trees, sequence, "dpo") - flat_pairs_step(plain, tree, 1))
         ratio = tree.flattened_count / tree.token_count
-        faster = statistics.median(flat) / statistics.median(packed)
-        packed_s[candidates] = statistics.median(packed)
+        faster = flat.median / packed.median
+        packed_s[candidates] = packed.median
         figures[f"{candidates} candidates"] = {
             "tokens_flat": tree.flattened_count,
             "tokens_packed": tree.token_count,
             "token_ratio": round(ratio, 2),
-            "packed_s": [round(s, 2) for s in packed],
-            "flat_s": [round(s, 2) for s in flat],
+            "packed": packed.as_dict(),
+            "flat": flat.as_dict(),
             "flat_pairs_at_once": batch,
             "times_faster": round(faster, 2),
+            "times_less_cpu": round(statistics.median(flat.threads) / statistics.median(packed.threads), 2),
             "loss_difference": difference,
         }
         name = f"DPO, {candidates} candidates: times faster than flattened pairs"
@@ -241,8 +262,8 @@ def best_batch(model: Any, tree: TokenTree, candidates: int) -> int:
     some = tree.pairs[middle - middle % (candidates - 1) :][: 2 * (candidates - 1)]
     flat_pairs_step(model, tree, 1, some[:1])
     tried = sorted({1, candidates - 1, 2 * (candidates - 1)})
-    seconds = in_turns({f"{n} pairs at once": lambda n=n: flat_pairs_step(model, tree, n, some) for n in tried}, 2)
-    return min(zip(tried, seconds.values(), strict=True), key=lambda pair: min(pair[1]))[0]
+    taken = in_turns({f"{n} pairs at once": lambda n=n: flat_pairs_step(model, tree, n, some) for n in tried}, 2)
+    return min(zip(tried, taken.values(), strict=True), key=lambda pair: min(pair[1].clock))[0]
 
 
 def measure_targets(folder: Path, turns: int, repeats: int) -> tuple[dict[str, Any], list[Bar]]:
@@ -255,7 +276,7 @@ def measure_targets(folder: Path, turns: int, repeats: int) -> tuple[dict[str, A
         say(f"SFT, {name}: {len(sequence)} tokens packed")
         rows, prefixes = whole_rows(tree), prefix_rows(tree)
         packed_step(trees, sequence, "sft")
-        seconds = in_turns(
+        taken = in_turns(
             {
                 "packed": lambda s=sequence: packed_step(trees, s, "sft"),
                 "whole conversations": lambda r=rows, n=tokens: flat_targets_step(plain, r, n),
@@ -263,8 +284,8 @@ def measure_targets(folder: Path, turns: int, repeats: int) -> tuple[dict[str, A
             },
             repeats,
         )
-        packed, whole, prefix = (statistics.median(each) for each in seconds.values())
-        figures[f"sft {name}"] = {key: [round(s, 2) for s in each] for key, each in seconds.items()}
+        packed, whole, prefix = (each.median for each in taken.values())
+        figures[f"sft {name}"] = {key: each.as_dict() for key, each in taken.items()}
         bars += [
             Bar(f"SFT, {name}: times faster than whole conversations", whole / packed, at_least=at_least),
             Bar(f"SFT, {name}: times faster than a row a reply", prefix / packed, at_least=3.0),
@@ -419,6 +440,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="2 turns, once each, no TRL")
     parser.add_argument("--only", nargs="*", choices=PARTS, default=list(PARTS))
     parser.add_argument("--candidates", nargs="*", type=int, choices=sorted(SHARE), default=sorted(SHARE))
+    parser.add_argument("--threads", type=int, default=0, help="of torch; 0 leaves it to torch (default)")
     parser.add_argument("--turns", type=int, default=10, help="default: 10")
     parser.add_argument("--repeats", type=int, default=3, help="default: 3")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="where to draw growth with turns, as SVG")
@@ -428,6 +450,8 @@ def main() -> int:
     given = parser.parse_args()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    if given.threads:
+        torch.set_num_threads(given.threads)
     if given.child:
         found = {"trl": trl_child, "memory": memory_child}[given.child](given.model, given.given)
         print(json.dumps(found))

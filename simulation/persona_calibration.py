@@ -1,8 +1,9 @@
 """From which similarity on two items say the same: measured on labelled pairs, for one embedder.
 
 Pairs ship with the project: *paraphrase* (the same person in other words), *same kind* (another person with the same
-work, age or family) and *different*. The threshold is the one with the best F-beta for telling the first from the
-others; what it is worth is measured on halves that it was not chosen on.
+work, age or family) and *different*. The threshold is the lowest one above which nine of ten pairs are paraphrases: a
+filter that takes two people for one costs variety, and no encoder finds all that is said in other words. What it is
+worth is measured on halves that it was not chosen on.
 
 Invariant: the same similarities and labels give the same calibration; nothing is drawn without a fixed seed.
 """
@@ -26,8 +27,8 @@ FILES: dict[Kind, str] = {
     "profile": "persona_pairs_profiles.jsonl",
     "personality": "persona_pairs_personalities.jsonl",
 }
-BETA = 0.5
-"""Precision counts twice as much as recall: somebody wrongly left out is lost, a copy wrongly kept is found later."""
+LEAST_PRECISION = 0.9
+"""Of the pairs at or above a threshold, the share that has to be paraphrases."""
 HALVES = 200
 """Random halvings over which precision and recall are taken."""
 
@@ -91,17 +92,17 @@ def calibrate(measured: Sequence[tuple[float, Label]]) -> Calibration:
 
 
 def best_threshold(values: NDArray[np.float64], same: NDArray[np.bool_]) -> float:
-    """The threshold with the best F-beta; in the middle of the gap below the last value it lets through.
+    """The lowest threshold of enough precision, in the gap below the last value it lets through.
 
-    F = (1 + b^2) TP / ((1 + b^2) TP + b^2 FN + FP) (van Rijsbergen 1979, chapter 7).
+    Where none has it, the lowest of those with the highest precision there is.
     """
     order = np.argsort(-values, kind="stable")
     ranked, hits = values[order], np.cumsum(same[order])
-    taken = np.arange(1, len(ranked) + 1)
-    scores = (1 + BETA**2) * hits / (BETA**2 * same.sum() + taken)
+    precision = hits / np.arange(1, len(ranked) + 1)
     # Equal values are taken together, so a cut may only lie where the next one is smaller.
-    cuttable = np.append(ranked[:-1] > ranked[1:], True)
-    last = int(np.argmax(np.where(cuttable, scores, -1)))
+    cuttable = np.append(ranked[:-1] > ranked[1:], True) & (hits > 0)
+    wanted = min(LEAST_PRECISION, float(precision[cuttable].max()))
+    last = int(np.flatnonzero(cuttable & (precision >= wanted))[-1])
     below = ranked[last + 1] if last + 1 < len(ranked) else ranked[last]
     return float(min(1.0, (ranked[last] + below) / 2))
 

@@ -43,6 +43,7 @@ class LeanMemory:
     def __init__(self, causal: Any) -> None:
         """`causal` is a causal model of transformers without its adapter's wrapper."""
         self._on = False
+        self._room = torch.empty(0)
         # A tensor is held as long as its address stands here, so that no other can come to have the same one.
         self._recipes: dict[int, tuple[torch.Tensor, Callable[..., torch.Tensor], tuple[Any, ...]]] = {}
         for layer in getattr(causal.get_decoder(), "layers", ()):
@@ -74,11 +75,17 @@ class LeanMemory:
             if not self._on:
                 return plain(x)
             gate, up = part.gate_proj(x), part.up_proj(x)
-            product = _Gated.apply(gate, up, part.act_fn)
+            product = _Gated.apply(gate, up, part.act_fn, self._room_like(gate))
             self._note(product, gated, (gate.detach(), up.detach(), part.act_fn))
             return part.down_proj(product)
 
         part.forward = forward
+
+    def _room_like(self, gate: torch.Tensor) -> torch.Tensor:
+        """The same memory for the product of every layer: blocks that come and go would leave holes."""
+        if self._room.numel() != gate.numel() or self._room.dtype != gate.dtype or self._room.device != gate.device:
+            self._room = torch.empty_like(gate)
+        return self._room.view(gate.shape)
 
     def _normalised(self, module: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
         if self._on:
@@ -106,10 +113,12 @@ class _Gated(torch.autograd.Function):  # type: ignore[misc]
     """act(gate) * up, which keeps its two inputs and nothing else."""
 
     @staticmethod
-    def forward(ctx: Any, gate: torch.Tensor, up: torch.Tensor, act: Callable[..., torch.Tensor]) -> torch.Tensor:
+    def forward(
+        ctx: Any, gate: torch.Tensor, up: torch.Tensor, act: Callable[..., torch.Tensor], room: torch.Tensor
+    ) -> torch.Tensor:
         ctx.save_for_backward(gate, up)
         ctx.act = act
-        return gated(gate, up, act)
+        return gated(gate, up, act, room.detach())
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -121,12 +130,14 @@ class _Gated(torch.autograd.Function):  # type: ignore[misc]
                 active = ctx.act(leaf)
             torch.mul(grad, active.detach(), out=into_up)
             into_gate.copy_(torch.autograd.grad(active, leaf, grad * up_part)[0])
-        return by_gate, by_up, None
+        return by_gate, by_up, None, None
 
 
-def gated(gate: torch.Tensor, up: torch.Tensor, act: Callable[..., torch.Tensor]) -> torch.Tensor:
+def gated(
+    gate: torch.Tensor, up: torch.Tensor, act: Callable[..., torch.Tensor], room: torch.Tensor | None = None
+) -> torch.Tensor:
     """act(gate) * up, a piece at a time."""
-    product = torch.empty_like(gate)
+    product = torch.empty_like(gate) if room is None else room
     for gate_part, up_part, into in _pieces(gate, up, product):
         torch.mul(act(gate_part), up_part, out=into)
     return product

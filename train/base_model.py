@@ -90,7 +90,10 @@ def _adapted(base: Any, config: TrainingConfig, start: str | None) -> Any:
     if config.quantised != "no":
         base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
     if start is not None:
-        return PeftModel.from_pretrained(base, start, is_trainable=True)
+        started = PeftModel.from_pretrained(base, start, is_trainable=True)
+        # PEFT would look for the base under the name that the adapter gives it, on a hub too, whenever it is saved.
+        started.peft_config["default"].base_model_name_or_path = base.name_or_path
+        return started
     if config.lora is not None:
         return get_peft_model(base, adapter_config(config.lora))
     # What was de-quantised on loading is plain weights from here on, and has to be saved as such.

@@ -70,20 +70,25 @@ def fit(
     sink: Sink,
     ask: Callable[[], Wish] = lambda: "go",
     references: Path | None = None,
+    measured: Sequence[TokenTree] | None = None,
 ) -> Outcome:
     """Train on these trees, or go on with it; returns when it is done, paused, stopped or failed.
 
-    `references` is a folder where the reference's log-probabilities are kept for other trainings. Raises SetupError
-    if there is nothing to train on, or if `out` holds another training.
+    `references` is a folder where the reference's log-probabilities are kept for other trainings. `measured` are
+    trees that are held back and only measured on; if they are not given, personas are drawn from `trees`. Raises
+    SetupError if there is nothing to train on, or if `out` holds another training.
     """
-    _check_identity(out, _identity(opened, trees, config))
-    trained, measured = held_back(trees, config.evaluation.share, config.seed)
-    model = TreeModel(opened.model, longest_path(trees), lean=not config.machine.gradient_checkpointing)
+    trained = trees
+    if measured is None:
+        trained, measured = held_back(trees, config.evaluation.share, config.seed)
+    everything = [*trained, *measured]
+    _check_identity(out, _identity(opened, everything, config))
+    model = TreeModel(opened.model, longest_path(everything), lean=not config.machine.gradient_checkpointing)
     _save_memory(opened.model, config)
     rows, held = (model.sequences(each, config.objective, config.tokens_per_row) for each in (trained, measured))
     if not rows:
         raise SetupError(
-            f"none of {len(trees)} trees holds anything to train on with objective {config.objective!r}",
+            f"none of {len(trained)} trees holds anything to train on with objective {config.objective!r}",
             hint="sft needs targets, dpo needs pairs: judge the run, or lower the margin.",
         )
     weights = digest_of("weights", opened.base_digest, opened.start_digest, config.dtype, config.quantised)

@@ -17,6 +17,7 @@ from tui.commands import (
     status,
     steering,
     storing,
+    train,
 )
 
 COMMANDS: tuple[click.Command, ...] = (
@@ -37,6 +38,7 @@ COMMANDS: tuple[click.Command, ...] = (
     data.data,
     checking.export,
     data.import_,
+    train.train,
     chat.chat,
     personas.personas,
     prompts.prompts,

@@ -9,6 +9,7 @@ from tui.commands import (
     chat,
     checking,
     models,
+    opening,
     personas,
     playing,
     prompts,
@@ -39,4 +40,6 @@ COMMANDS: tuple[click.Command, ...] = (
     prompts.prompts,
     models.models,
     storing.store,
+    opening.app,
+    opening.serve,
 )

@@ -63,7 +63,13 @@ def _home() -> Screen[None]:
     return HomeScreen()
 
 
-SCREENS: dict[str, Callable[[], Screen[None]]] = {"home": _home}
+def _trees() -> Screen[None]:
+    from tui.app.screens.trees import TreesScreen
+
+    return TreesScreen()
+
+
+SCREENS: dict[str, Callable[[], Screen[None]]] = {"home": _home, "trees": _trees}
 
 
 class EspalierApp(App[None]):
@@ -109,6 +115,8 @@ class EspalierApp(App[None]):
         self._version: int | None = None
         self._beaten = 0.0
         self._looking = False
+        self.looked = False
+        """Whether the store was looked at once."""
         self._remembered = files.State() if start.fresh else files.read_state(files.folder() / "state.toml")
         for theme in THEMES:
             self.register_theme(theme)
@@ -168,6 +176,7 @@ class EspalierApp(App[None]):
             return
         finally:
             self._looking = False
+        self.looked = True
         changed, self._version = version != self._version, version
         if lines is not None:
             self.runs = tuple(lines)

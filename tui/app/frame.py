@@ -126,6 +126,10 @@ class Pane(Vertical):
 class Table(DataTable[Text]):
     """A table with a row cursor, moved by arrows or letters."""
 
+    DEFAULT_CSS = """
+    Table { height: 1fr; }
+    """
+
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("j", "cursor_down", "Down", show=False),
         Binding("k", "cursor_up", "Up", show=False),
@@ -148,7 +152,7 @@ class Table(DataTable[Text]):
         for name, width in columns:
             self.add_column(Text(name), width=width)
 
-    def fill(self, rows: Iterable[tuple[str, Sequence[Cell]]]) -> None:
+    def fill(self, rows: Iterable[tuple[str, Sequence[Cell | list[Cell]]]]) -> None:
         """Show these rows by key: cells that changed are written anew, and the cursor stays on its row."""
         wanted = {key: self._labels(cells) for key, cells in rows}
         shown = [key.value for key in self.rows]
@@ -163,14 +167,14 @@ class Table(DataTable[Text]):
             self.move_cursor(row=self.get_row_index(kept), scroll=False)
             self.scroll_to(y=top, animate=False)
 
-    def append(self, rows: Iterable[tuple[str, Sequence[Cell]]]) -> None:
+    def append(self, rows: Iterable[tuple[str, Sequence[Cell | list[Cell]]]]) -> None:
         """Show further rows at the end."""
         for key, cells in rows:
             self.add_row(*self._labels(cells), key=key)
 
-    def _labels(self, cells: Sequence[Cell]) -> tuple[Text, ...]:
+    def _labels(self, cells: Sequence[Cell | list[Cell]]) -> tuple[Text, ...]:
         theme = self.app.current_theme
-        return tuple(label([cell], theme) for cell in cells)
+        return tuple(label(cell if isinstance(cell, list) else [cell], theme) for cell in cells)
 
     def _rewrite(self, wanted: dict[str, tuple[Text, ...]]) -> None:
         columns = list(self.columns)
@@ -236,7 +240,7 @@ class Mode(Screen[None]):
             except EspalierError as error:
                 pane.notice("error", f"{error}\nr tries again")
 
-        self.run_worker(guarded(), group=group, exclusive=True, exit_on_error=True)
+        self.run_worker(guarded, group=group, exclusive=True)
 
 
 def app_of(widget: Widget | Screen[None]) -> EspalierApp:

@@ -1,7 +1,7 @@
 """The app: a client of one store that shows what is played, judged and kept, and has the command line do the rest.
 
-It reads through two threads (pages for what a person waits for, figures for what is shown beside), writes nothing but
-command rows and notes, and starts engines as children that outlive it. Each screen is a mode.
+It reads through three threads (pages for what a person waits for, figures for what is shown beside, deep for what takes
+long), writes nothing but command rows and notes, and starts engines as children that outlive it. Each screen is a mode.
 
 Invariant: closing the app, however it ends, ends no run and loses nothing but what a person was typing.
 """
@@ -69,7 +69,13 @@ def _trees() -> Screen[None]:
     return TreesScreen()
 
 
-SCREENS: dict[str, Callable[[], Screen[None]]] = {"home": _home, "trees": _trees}
+def _monitor() -> Screen[None]:
+    from tui.app.screens.monitor import MonitorScreen
+
+    return MonitorScreen()
+
+
+SCREENS: dict[str, Callable[[], Screen[None]]] = {"home": _home, "monitor": _monitor, "trees": _trees}
 
 
 class EspalierApp(App[None]):
@@ -105,6 +111,7 @@ class EspalierApp(App[None]):
         self.plain = start.ascii
         self.pages = Reader(start.store)
         self.figures = Reader(start.store)
+        self.deep = Reader(start.store)
         self.runs: tuple[RunLine, ...] = ()
         """As they stood at the last beat."""
         self.run_id: str | None = None
@@ -159,6 +166,7 @@ class EspalierApp(App[None]):
             files.write_state(files.folder() / "state.toml", kept)
         self.pages.close()
         self.figures.close()
+        self.deep.close()
 
     # Looking at the store
 
@@ -181,8 +189,9 @@ class EspalierApp(App[None]):
         if lines is not None:
             self.runs = tuple(lines)
             self.show_pill()
-        if changed and isinstance(self.screen_stack[0], Mode):
-            self.screen_stack[0].refresh_view()
+        below = self.screen_stack[0]
+        if changed and isinstance(below, Mode) and below.ready:
+            below.refresh_view()
 
     def _beat(self, store: Store) -> tuple[int, Iterable[RunLine] | None]:
         version = int(store.rows("PRAGMA data_version")[0][0])
@@ -217,7 +226,7 @@ class EspalierApp(App[None]):
         if self.at_work:
             said = Content(f"{next(iter(self.at_work.values()))} ...  ") + said
         screen = self.screen_stack[0]
-        if isinstance(screen, Mode) and screen.is_mounted:
+        if isinstance(screen, Mode) and screen.ready:
             screen.query_one(TopBar).show(said)
 
     # Having things done

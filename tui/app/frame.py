@@ -8,7 +8,7 @@ Invariant: notices, titles and tables are given `Content` that `tui.app.content`
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar, cast
 
 from rich.text import Text
@@ -20,6 +20,7 @@ from textual.content import Content
 from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import DataTable, Footer, Static
+from textual.worker import Worker
 
 from trees.errors import EspalierError
 from tui.app.content import Cell, label, safe
@@ -195,11 +196,19 @@ class Mode(Screen[None]):
     VERTICAL_BREAKPOINTS = HEIGHTS
 
     DEFAULT_CSS = """
+    Mode.-ascii Pane { border: ascii $border-blurred; }
     Mode.-short Pane { border: none; border-top: solid $border-blurred; }
     Mode.-short Pane:focus-within { border: none; border-top: solid $border; }
     """
 
+    ready = False
+    """Whether everything on it is there."""
+
+    def on_mount(self) -> None:
+        self.ready = True
+
     def compose(self) -> ComposeResult:
+        self.set_class(self.main.plain, "-ascii")
         yield TopBar(self.MODE)
         yield from self.panes()
         yield Footer(compact=True, show_command_palette=False)
@@ -231,7 +240,11 @@ class Mode(Screen[None]):
         above = [] if focused is None else [w for w in focused.ancestors_with_self if isinstance(w, Pane)]
         return above[0] if above else next(iter(self.query(Pane)), None)
 
-    def ask(self, group: str, asking: Callable[[], Awaitable[None]], pane: Pane) -> None:
+    def later(self, work: Callable[[], Coroutine[None, None, None]], group: str) -> None:
+        """Do something in the background; what the group was at is given up. It is not begun if it is too late."""
+        _: Worker[None] = self.run_worker(work, group=group, exclusive=True)
+
+    def ask(self, group: str, asking: Callable[[], Coroutine[None, None, None]], pane: Pane) -> None:
         """Do some reading in the background; a later one of the same group takes its place. Errors go to the pane."""
 
         async def guarded() -> None:
@@ -240,7 +253,7 @@ class Mode(Screen[None]):
             except EspalierError as error:
                 pane.notice("error", f"{error}\nr tries again")
 
-        self.run_worker(guarded, group=group, exclusive=True)
+        self.later(guarded, group)
 
 
 def app_of(widget: Widget | Screen[None]) -> EspalierApp:

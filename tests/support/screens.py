@@ -34,10 +34,11 @@ class Driven:
         await self.settle()
 
     async def settle(self) -> None:
-        """Until nothing is being read and nothing is left to paint."""
-        for _ in range(2):
-            await self.app.workers.wait_for_complete()
-            await self.pilot.pause()
+        """Until nothing is being read and nothing is left to paint. Listening to an engine goes on."""
+        await self.pilot.pause()
+        while any(not worker.is_finished and worker.group not in ("lanes", "children") for worker in self.app.workers):
+            await self.pilot.pause(0.005)
+        await self.pilot.pause()
 
     async def until(self, condition: Callable[[], object], what: str) -> None:
         """Wait for a condition; it has a name for whoever reads the failure."""

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,6 +24,7 @@ from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.screen import Screen
 from textual.widget import Widget
+from textual.worker import Worker
 
 from trees.errors import EspalierError, StoreMissing
 from trees.store import Store
@@ -31,7 +32,7 @@ from tui.app import files
 from tui.app.children import Ended, command_line
 from tui.app.content import pill, styled
 from tui.app.dialogs import Help, Jump, Question
-from tui.app.frame import TABS, Mode, Tab, TopBar
+from tui.app.frame import TABS, Mode, Pane, Tab, TopBar
 from tui.app.reader import Reader
 from tui.app.standing import RunLine, run_lines
 from tui.app.themes import THEMES
@@ -231,6 +232,10 @@ class EspalierApp(App[None]):
 
     # Having things done
 
+    def set_to_work(self, work: Callable[[], Coroutine[None, None, None]]) -> None:
+        """Do something in the background, whatever screen is shown meanwhile."""
+        _: Worker[None] = self.run_worker(work, group="children")
+
     async def have_done(self, what: str, *arguments: str) -> Ended:
         """Have the command line do something with this store; what it is stands on top meanwhile."""
         self._children += 1
@@ -384,7 +389,8 @@ def _pill_of(line: RunLine, plain: bool) -> Content:
 def known_bindings() -> set[str]:
     """The ids of everything that a key can be given to."""
     found: set[str] = set()
-    classes: list[Any] = [EspalierApp, *(type(make()) for make in SCREENS.values())]
+    screens = [type(make()) for make in SCREENS.values()]
+    classes: list[Any] = [EspalierApp, *screens, *Pane.__subclasses__()]
     for each in classes:
         found |= {b.id for b in each.BINDINGS if isinstance(b, Binding) and b.id}
     return found

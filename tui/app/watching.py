@@ -90,14 +90,19 @@ def rate_of(watching: Watching, row: Mapping[str, Any]) -> float:
         return 0.0
     last = watching.readings[-1]
     first = next((r for r in watching.readings if last.at - r.at <= WINDOW_S), last)
-    key = _key(row)
-    return (last.tokens.get(key, 0) - first.tokens.get(key, 0)) / max(last.at - first.at, 1e-3)
+    return _written(_key(row), first, last)
 
 
 def trend_of(watching: Watching, row: Mapping[str, Any], width: int) -> list[float]:
     """The rates between the latest readings, oldest first, as many as `width`."""
     key, recent = _key(row), watching.readings[-width - 1 :]
-    return [(b.tokens.get(key, 0) - a.tokens.get(key, 0)) / max(b.at - a.at, 1e-3) for a, b in pairwise(recent)]
+    return [_written(key, before, after) for before, after in pairwise(recent)]
+
+
+def _written(key: str, before: Reading, after: Reading) -> float:
+    """Tokens a second between two readings."""
+    seconds = after.at - before.at
+    return (after.tokens.get(key, 0) - before.tokens.get(key, 0)) / seconds if seconds > 0 else 0.0
 
 
 def spark(values: list[float], *, plain: bool) -> str:

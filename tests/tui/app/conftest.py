@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import shutil
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -29,22 +32,37 @@ def _own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.fixture(scope="session")
+def played_store(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A store with a finished run of two trees, played once for all tests; and the run's id."""
+    path = tmp_path_factory.mktemp("played") / "espalier.db"
+    return path, asyncio.run(play(path, configuration()))
+
+
 @pytest.fixture
-async def run_id(store_path: Path) -> str:
-    """A store with a finished run of two trees; the run's id."""
-    return await play(store_path, configuration())
+def run_id(played_store: tuple[Path, str], store_path: Path) -> str:
+    """A store with a finished run of two trees of the test's own; the run's id."""
+    path, run = played_store
+    shutil.copy(path, store_path)
+    return run
 
 
 @pytest.fixture
 def opening(store_path: Path) -> Opening:
-    """The app on the test's store, ten minutes after it was last written to."""
+    """The app on the test's store, ten minutes after it was last written to, or now if it is `live`."""
 
     @asynccontextmanager
     async def opened(
-        width: int = 120, height: int = 40, *, mode: str = "home", ascii: bool = False, theme: str | None = None
+        width: int = 120,
+        height: int = 40,
+        *,
+        mode: str = "home",
+        ascii: bool = False,
+        theme: str | None = None,
+        live: bool = False,
     ) -> AsyncIterator[Driven]:
         now = _last_change(store_path) + 600
-        app = EspalierApp(Start(store_path, ascii, theme, mode, fresh=True, clock=lambda: now))
+        app = EspalierApp(Start(store_path, ascii, theme, mode, fresh=True, clock=time.time if live else lambda: now))
         async with app.run_test(size=(width, height)) as pilot:
             driven = Driven(app, pilot)
             await driven.until(lambda: app.looked, "the store was looked at")

@@ -5,6 +5,7 @@ Invariant: everything shown comes from the rows at the last beat; starting and r
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -131,14 +132,14 @@ class HomeScreen(Mode):
             self.main.choose_run(line.id)
             return
         retry = ["--retry-failed"] if line.word in ("failed", "done") else []
-        self.main.run_worker(self._start(f"resuming {line.id[:8]}", "resume", line.id, *retry))
+        self.main.set_to_work(partial(self._start, f"resuming {line.id[:8]}", "resume", line.id, *retry))
 
     def action_quickstart(self) -> None:
         from simulation.quickstart import quickstart
 
         if not QUICKSTART.exists():
             QUICKSTART.write_text(quickstart(), encoding="utf-8")
-        self.main.run_worker(self._start("starting the quickstart", "run", str(QUICKSTART)))
+        self.main.set_to_work(partial(self._start, "starting the quickstart", "run", str(QUICKSTART)))
 
     async def _start(self, what: str, *arguments: str) -> None:
         ended = await self.main.have_done(what, *arguments, "--detach", "--json")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 from textual.app import ComposeResult
@@ -196,7 +197,7 @@ class MonitorScreen(Mode):
             self._tried = None
         elif socket != self._tried:
             self._tried = socket
-            self.later(lambda: self._hear(socket), "lanes")
+            self.later(partial(self._hear, socket), "lanes")
 
     async def _hear(self, socket: str) -> None:
         try:
@@ -364,7 +365,11 @@ class MonitorScreen(Mode):
             return
         retry = ["--retry-failed"] if line.word in ("failed", "done") else []
         what = f"resuming {line.id[:8]}"
-        self.main.run_worker(self.main.have_done(what, "resume", line.id, *retry, "--detach", "--json"))
+
+        async def resume() -> None:
+            await self.main.have_done(what, "resume", line.id, *retry, "--detach", "--json")
+
+        self.main.set_to_work(resume)
 
     def action_permits(self, step: int) -> None:
         read, model = self.watching.read, self.query_one("#model-table", Table).at
@@ -394,7 +399,7 @@ class MonitorScreen(Mode):
             self._next_read = 0.0
             await self.main.look()
 
-        self.main.run_worker(asked())
+        self.main.set_to_work(asked)
 
     def action_trees(self) -> None:
         self.main.run_id = self.watching.run_id

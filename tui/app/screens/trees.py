@@ -8,7 +8,8 @@ Invariant: the screen holds what the store answered last and the place of three 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -36,6 +37,7 @@ from tui.draw import Look, Span
 from tui.prompting import rendered
 from tui.sanitise import one_line, visible
 
+Reading = Callable[[], Coroutine[None, None, None]]
 View = Literal["text", "diff", "judged", "persona", "prompt", "raw"]
 VIEWS: dict[str, View] = {"t": "text", "d": "diff", "g": "judged", "p": "persona", "w": "prompt", "J": "raw"}
 """Views of the detail pane by key."""
@@ -446,7 +448,7 @@ class TreesScreen(Mode):
             lines += [styled(("+ ", "good")) + drawn([_visible(after)])] if after else []
         return Content("\n").join(lines)
 
-    def _prompt(self, opened: Opened, node: Node):  # type: ignore[no-untyped-def]
+    def _prompt(self, opened: Opened, node: Node) -> Reading:
         async def read() -> None:
             found = await self.main.pages.ask(lambda store: rendered(store, opened.row, node.id))
             self._show_told(
@@ -455,7 +457,7 @@ class TreesScreen(Mode):
 
         return read
 
-    def _raw(self, opened: Opened, node: Node):  # type: ignore[no-untyped-def]
+    def _raw(self, opened: Opened, node: Node) -> Reading:
         async def read() -> None:
             self._show_told(safe(await self.main.pages.ask(lambda store: telling.raw(store, opened, node.id))))
 
@@ -600,7 +602,7 @@ class TreesScreen(Mode):
             except EspalierError as error:
                 self.main.tell(str(error), severity="error")
 
-        self.main.run_worker(export())
+        self.main.set_to_work(export)
 
     # What a person does to a tree
 
@@ -625,7 +627,7 @@ class TreesScreen(Mode):
 
     def _branch(self, node: Node, option: str, value: str | None, what: str) -> None:
         if value:
-            self.main.run_worker(self._grow(node, f"{option}={value}", f"{what} {node.id[:8]}"))
+            self.main.set_to_work(partial(self._grow, node, f"{option}={value}", f"{what} {node.id[:8]}"))
 
     async def _grow(self, node: Node, option: str, what: str) -> None:
         ended = await self.main.have_done(what, "branch", node.id, option, "--json")

@@ -116,9 +116,12 @@ class Rerender:
         messages = self.messages(use)
         return None if messages is None else messages_digest(messages)
 
-    def messages(self, use: Use) -> Messages | None:
-        """The messages of a use; None if the turn it was asked for is not stored."""
-        prompt, setting = self._prompt(use.prompt_id), self._setting(use.tree_id)
+    def messages(self, use: Use, under: Prompt | None = None) -> Messages | None:
+        """The messages of a use, or what they would be under another prompt of its kind.
+
+        None if the turn it was asked for is not stored.
+        """
+        prompt, setting = under or self._prompt(use.prompt_id), self._setting(use.tree_id)
         render = _RENDERERS.get(prompt.kind) if prompt is not None else None
         if prompt is None or setting is None or render is None:
             return None

@@ -76,7 +76,25 @@ def _monitor() -> Screen[None]:
     return MonitorScreen()
 
 
-SCREENS: dict[str, Callable[[], Screen[None]]] = {"home": _home, "monitor": _monitor, "trees": _trees}
+def _setup() -> Screen[None]:
+    from tui.app.screens.setup import SetupScreen
+
+    return SetupScreen()
+
+
+def _prompts() -> Screen[None]:
+    from tui.app.screens.prompts import PromptsScreen
+
+    return PromptsScreen()
+
+
+SCREENS: dict[str, Callable[[], Screen[None]]] = {
+    "home": _home,
+    "setup": _setup,
+    "monitor": _monitor,
+    "trees": _trees,
+    "prompts": _prompts,
+}
 
 
 class EspalierApp(App[None]):
@@ -319,13 +337,16 @@ class EspalierApp(App[None]):
 
     def action_leave(self) -> None:
         live = [line for line in self.runs if line.live]
-        if not live:
+        unsaved = [stack[0].unsaved for stack in self._screen_stacks.values() if stack and isinstance(stack[0], Mode)]
+        told = [f"{what} is not saved and would be lost." for what in unsaved if what]
+        if live:
+            names = ", ".join(f"{line.name!r}" for line in live[:3])
+            told.append(f"{names} is being played. It goes on without this window; `espalier` attaches to it again.")
+        if not told:
             self.exit()
             return
-        names = ", ".join(f"{line.name!r}" for line in live[:3])
-        words = f"{names} is being played. It goes on without this window; `espalier` attaches to it again."
-        answers = (("detach", "Detach and quit"), ("cancel", "Cancel"))
-        self.push_screen(Question(words, answers), lambda answer: self.exit() if answer else None)
+        answers = (("detach", "Detach and quit" if live else "Quit"), ("cancel", "Cancel"))
+        self.push_screen(Question("\n".join(told), answers), lambda answer: self.exit() if answer else None)
 
     def outside(self, program: str, text: str, suffix: str = ".txt") -> str | None:
         """A text in another program with the whole terminal; returns what it is afterwards, None if it did not run."""

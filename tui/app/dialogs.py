@@ -15,7 +15,7 @@ from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widget import Widget
-from textual.widgets import Button, Input, Static, TextArea
+from textual.widgets import Button, Input, OptionList, Static, TextArea
 
 from tui.app.content import safe, styled
 
@@ -80,6 +80,29 @@ class Line(ModalScreen[str | None]):
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         self.dismiss(event.value)
+
+
+class Choice(ModalScreen[str | None]):
+    """One of some words. Dismissed with it, or None."""
+
+    BINDINGS: ClassVar[list[BindingType]] = _LEAVE
+    DEFAULT_CSS = _BOX.format(name="Choice") + "\n    Choice OptionList { height: auto; max-height: 16; border: none; }"
+
+    def __init__(self, words: str, choices: Sequence[str]) -> None:
+        super().__init__()
+        self._words = words
+        self._choices = choices
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="box"):
+            yield Static(safe(self._words))
+            yield OptionList(*(safe(choice) for choice in self._choices))
+
+    def on_mount(self) -> None:
+        self.query_one(OptionList).focus()
+
+    def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
+        self.dismiss(self._choices[event.option_index])
 
 
 class Text(ModalScreen[str | None]):

@@ -227,6 +227,11 @@ class Mode(Screen[None]):
     def refresh_view(self) -> None:
         """Read what the screen shows again. Called when it is shown and when the store changed."""
 
+    @property
+    def unsaved(self) -> str | None:
+        """What would be lost with the app; None if nothing."""
+        return None
+
     def copied(self) -> str | None:
         """What `y` copies here; None if there is nothing."""
         return None

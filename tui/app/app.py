@@ -245,8 +245,9 @@ class EspalierApp(App[None]):
         if self.at_work:
             said = Content(f"{next(iter(self.at_work.values()))} ...  ") + said
         screen = self.screen_stack[0]
-        if isinstance(screen, Mode) and screen.ready:
-            screen.query_one(TopBar).show(said)
+        if isinstance(screen, Mode):
+            for top in screen.query(TopBar):
+                top.show(said)
 
     # Having things done
 

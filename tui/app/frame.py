@@ -78,7 +78,8 @@ class TopBar(Horizontal):
         yield Static(id="pill")
 
     def show(self, pill: Content) -> None:
-        self.query_one("#pill", Static).update(pill)
+        for shown in self.query("#pill").results(Static):
+            shown.update(pill)
 
 
 class Pane(Vertical):

@@ -127,7 +127,7 @@ def time_left(watching: Watching) -> tuple[float, float] | None:
         return None
     paces = [_pace(first, last), _pace(late, last)]
     known = [pace for pace in paces if pace > 0]
-    return owed / max(known) * 0.9, owed / min(known) * 1.1
+    return (owed / max(known) * 0.9, owed / min(known) * 1.1) if known else None
 
 
 def _pace(first: Reading, last: Reading) -> float:

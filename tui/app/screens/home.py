@@ -115,7 +115,8 @@ class HomeScreen(Mode):
     def _store(self) -> list[Content]:
         path = self.main.store_path
         size = count(path.stat().st_size) if path.is_file() else "0"
-        return [styled(("store", "bold")), safe(f"{path}  {size} bytes")]
+        shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+        return [styled(("store", "bold")), safe(f"{shown}  {size} bytes")]
 
     def copied(self) -> str | None:
         return self.query_one(Table).at

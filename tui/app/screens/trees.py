@@ -494,9 +494,13 @@ class TreesScreen(Mode):
         self.call_after_refresh(self.query_one(inner).focus)
 
     def _place(self, name: str) -> None:
-        for each in ("index", "outline", "detail"):
-            self.set_class(each == name, f"-at-{each}")
-        self.call_after_refresh(self._show_detail)
+        if name == self._at():
+            return
+        # One change of style for both: the whole screen is styled anew with each.
+        self.remove_class("-at-index", "-at-outline", "-at-detail", update=False)
+        self.add_class(f"-at-{name}")
+        if not self.has_class("-three"):
+            self.call_after_refresh(self._show_detail)
 
     def on_descendant_focus(self, event: events.DescendantFocus) -> None:
         pane = next((w.id for w in event.widget.ancestors_with_self if isinstance(w, Pane)), None)

@@ -11,6 +11,8 @@ from textual.pilot import Pilot
 from tui.app.app import EspalierApp
 from tui.app.frame import Mode
 
+ENDLESS = ("lanes", "children")
+"""Groups of background work that has no end of its own while a screen is shown."""
 TIMEOUT_S = 20.0
 """Longest wait for a condition, in seconds: only a failing test waits so long."""
 
@@ -34,11 +36,12 @@ class Driven:
         await self.settle()
 
     async def settle(self) -> None:
-        """Until nothing is being read and nothing is left to paint. Listening to an engine goes on."""
-        await self.pilot.pause()
-        while any(not worker.is_finished and worker.group not in ("lanes", "children") for worker in self.app.workers):
-            await self.pilot.pause(0.005)
-        await self.pilot.pause()
+        """Until nothing is being read and nothing is left to do or paint. Listening to an engine goes on."""
+        for _ in range(2):
+            await self.pilot.press()
+            while any(not worker.is_finished and worker.group not in ENDLESS for worker in self.app.workers):
+                await self.pilot.pause(0.002)
+            await self.pilot.pause(0.002)
 
     async def until(self, condition: Callable[[], object], what: str) -> None:
         """Wait for a condition; it has a name for whoever reads the failure."""

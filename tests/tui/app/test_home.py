@@ -31,7 +31,7 @@ async def test_home_with_a_run(opening: Opening, snapshot: Callable[[str], None]
 
 
 @pytest.mark.usefixtures("run_id")
-@pytest.mark.parametrize(("width", "height"), [(60, 15), *SIZES])
+@pytest.mark.parametrize(("width", "height"), [(60, 15), (120, 40)])
 async def test_every_screen_at_every_size_keeps_its_frame(opening: Opening, width: int, height: int) -> None:
     async with opening(width, height) as driven:
         for number, (mode, name) in enumerate(TABS, 1):

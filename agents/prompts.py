@@ -40,6 +40,9 @@ PromptKind = Literal[
     "judge.rating",
     "judge.reward",
     "deploy",
+    "persona.profile",
+    "persona.personality",
+    "persona.check",
 ]
 
 _PERSON = frozenset({"profile", "personality"})
@@ -53,6 +56,9 @@ VARIABLES: Mapping[str, Mapping[str, frozenset[str]]] = {
     "judge.rating": {"head": _PERSON, "tail": frozenset({"reply"})},
     "judge.reward": {"head": frozenset()},
     "deploy": {"head": frozenset()},
+    "persona.profile": {"head": frozenset(), "tail": frozenset({"examples", "count", "lacking"})},
+    "persona.personality": {"head": frozenset(), "tail": frozenset({"examples", "count", "lacking"})},
+    "persona.check": {"head": frozenset(), "tail": frozenset({"kind", "text"})},
 }
 """Per kind of prompt: its sections, and the variables each may use."""
 
@@ -66,6 +72,9 @@ SHIPPED_NAMES: Mapping[str, str] = {
     "judge.rating": "judge_rating",
     "judge.reward": "judge_reward",
     "deploy": "deploy",
+    "persona.profile": "persona_profile",
+    "persona.personality": "persona_personality",
+    "persona.check": "persona_check",
 }
 """The file that a kind of prompt is read from unless the configuration names another."""
 

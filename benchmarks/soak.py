@@ -1,10 +1,11 @@
 """The embedded model under 16 concurrent requests with cancels, deadlines and two kills: no answer is lost or crossed.
 
 Most requests ask for the log-probability of their own marker sentence under their own prompt; the right value is known
-from a pass made one at a time beforehand. The weights are the embedded model's, de-quantised, with an F32 cache: quantised
-ones differ by up to 0.2 nats a token with what else is in the batch, as much as one request differs from another.
-Others are abandoned after a random time or get a deadline they cannot meet. The prompts together are many times what
-the cache holds, so prefixes leave for host memory, come back, and are forgotten. The model's process is killed twice.
+from a pass made one at a time beforehand. The weights are the embedded model's, de-quantised, with an F32 cache:
+quantised ones differ by up to 0.2 nats a token with what else is in the batch, as much as one request differs from
+another. Others are abandoned after a random time or get a deadline they cannot meet. The prompts together are many
+times what the cache holds, so prefixes leave for host memory, come back, and are forgotten. The model's process is
+killed twice.
 
     python benchmarks/soak.py [--quick] [--seconds N]
 """

@@ -34,6 +34,7 @@ COMMANDS: tuple[click.Command, ...] = (
     reading.search,
     branching.branch,
     branching.judge,
+    branching.note,
     checking.verify,
     data.data,
     checking.export,

@@ -6,16 +6,18 @@ import os
 import pty
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.support.command_line import ROOT
+from tests.support.command_line import ROOT, spawn
 
 LEAVES = b"\x1b[?1049l"
 """What gives the terminal its own screen back."""
@@ -85,3 +87,30 @@ def test_told_to_end_it_gives_the_terminal_back(tmp_path: Path) -> None:
         shown.child.send_signal(signal.SIGTERM)
         shown.wait_for(LEAVES)
         shown.child.wait(10)
+
+
+def test_it_is_served_to_browsers_of_this_machine_alone(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    child = spawn("serve", "--port", str(port), "--store", str(tmp_path / "espalier.db"))
+    try:
+        assert child.stdout is not None
+        assert f"http://localhost:{port}" in child.stdout.readline()
+        assert "espalier" in _page(port)
+        listening = [line.split()[1] for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        assert next(each for each in listening if each.endswith(f":{port:04X}")).startswith("0100007F")
+    finally:
+        child.terminate()
+        child.wait(10)
+
+
+def _page(port: int) -> str:
+    """The server's page, once it answers."""
+    ends = time.monotonic() + 20
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as answer:
+                return str(answer.read().decode("utf-8"))
+        except OSError:
+            assert time.monotonic() < ends, "the server does not answer"

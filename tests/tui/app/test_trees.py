@@ -6,14 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from textual.widgets import Input
 
 from tests.support.screens import Driven
 from tests.tui.app.conftest import Opening
 from trees.store import Store
+from trees.verify import verify
 from tui.app.frame import Table
 from tui.app.notes import notes_of
 from tui.app.screens.trees import TreesScreen
+from tui.main import main
 
 
 def trees(driven: Driven) -> TreesScreen:
@@ -113,6 +116,11 @@ async def test_bookmarks_and_notes_are_kept_and_taken_back(opening: Opening, sto
             assert notes_of(store, node.tree_id)[node.id].bookmarked
         await driven.press("m")
         await driven.until(lambda: screen.opened is not None and not screen.opened.notes, "it is taken back")
+        told = CliRunner().invoke(main, ["note", node.id, "too early", "--store", str(store_path)])
+        assert told.exit_code == 0, told.output
+        await driven.until(lambda: "note: too early" in driven.text(), "a note of the command line is shown")
+    with Store.read(store_path) as store:
+        assert verify(store).clean
 
 
 @pytest.mark.usefixtures("run_id")

@@ -31,7 +31,7 @@ from tui.app.app import EspalierApp, Start
 from tui.app.screens.trees import TreesScreen
 
 FULL, TENTH = 3310, 331
-REPEATS = 9
+REPEATS = 7
 LONGEST_S = 60.0
 BEAT_S = 0.01
 """How often the event loop's lateness is looked at."""

@@ -141,6 +141,9 @@ class EspalierApp(App[None]):
         self._version: int | None = None
         self._beaten = 0.0
         self._looking = False
+        self._unseen = False
+        """Whether the store changed since the screen last followed."""
+        self._seen_again = 0.0
         self.looked = False
         """Whether the store was looked at once."""
         self._remembered = files.State() if start.fresh else files.read_state(files.folder() / "state.toml")
@@ -208,8 +211,10 @@ class EspalierApp(App[None]):
         if lines is not None:
             self.runs = tuple(lines)
             self.show_pill()
-        below = self.screen_stack[0]
-        if changed and isinstance(below, Mode) and below.ready:
+        self._unseen = self._unseen or changed
+        below, now = self.screen_stack[0], time.monotonic()
+        if self._unseen and isinstance(below, Mode) and below.ready and now >= self._seen_again:
+            self._unseen, self._seen_again = False, now + below.EVERY_S
             below.refresh_view()
 
     def _beat(self, store: Store) -> tuple[int, Iterable[RunLine] | None]:
@@ -369,7 +374,7 @@ class EspalierApp(App[None]):
         seen = set()
         for active in screen.active_bindings.values():
             binding, node = active.binding, active.node
-            if binding.description and active.enabled and binding.action not in seen:
+            if binding.id and binding.description and active.enabled and binding.action not in seen:
                 seen.add(binding.action)
                 keys = f"key {self.get_key_display(binding)}"
                 yield SystemCommand(binding.description, keys, _doing(self, binding.action, node))

@@ -190,6 +190,8 @@ class Mode(Screen[None]):
     """One of the app's screens. Subclasses compose `panes`, and read the store in `refresh_view`."""
 
     MODE: ClassVar[str] = ""
+    EVERY_S: ClassVar[float] = 0.25
+    """How often it follows a store that changes all the time, at most."""
     TOUR: ClassVar[str] = ""
     """What the screen is for, in a few sentences."""
 

@@ -12,6 +12,7 @@ from tests.tui.app.conftest import Opening
 from tui.app import files
 from tui.app.app import SCREENS, known_bindings
 from tui.app.frame import TABS, Pane
+from tui.app.screens.trees import TreesScreen
 from tui.app.themes import THEMES
 
 SIZES = [(80, 24), (120, 40), (200, 60)]
@@ -93,3 +94,16 @@ def test_what_is_remembered_is_read_again_and_rubbish_is_not(tmp_path: Path) -> 
 
 def test_binding_ids_are_given_once() -> None:
     assert {"app.help", "trees.reroll", "monitor.stop"} <= known_bindings()
+
+
+@pytest.mark.usefixtures("run_id")
+async def test_the_palette_does_what_the_pane_can_do(opening: Opening) -> None:
+    async with opening(160, 40, mode="trees") as driven:
+        screen = driven.screen
+        assert isinstance(screen, TreesScreen)
+        await driven.until(lambda: screen.index.total, "the trees are listed")
+        commands = {command.title: command for command in driven.app.get_system_commands(screen)}
+        assert {"Filter", "Order", "Go to Monitor", "Theme"} <= set(commands)
+        await driven.press("ctrl+p")
+        await driven.press(*"order", "enter", "enter")
+        await driven.until(lambda: screen.index.order != "place", "the trees are ordered otherwise")

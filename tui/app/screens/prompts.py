@@ -50,6 +50,7 @@ class PromptsScreen(Mode):
     """The prompts of the roles."""
 
     MODE = "prompts"
+    EVERY_S = 1.0
     TOUR = (
         "Prompts shows every version of every role's prompt: those in the store with how many runs use them, your own "
         "files in prompts/, and the shipped ones. enter takes one into the editor. On the right the draft is rendered "

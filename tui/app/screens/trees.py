@@ -99,6 +99,7 @@ class TreesScreen(Mode):
     """The trees of the store."""
 
     MODE = "trees"
+    EVERY_S = 1.0
     TOUR = (
         "Trees lists what was played: on the left every tree, in the middle the messages of one, on the right what the "
         "message under the cursor says beside its siblings, how it was judged, who the persona is and what was asked "
@@ -155,6 +156,8 @@ class TreesScreen(Mode):
         self._scope: str | None = None
         self._typing: Timer | None = None
         self._listed: list[OutlineRow] = []
+        self._told: tuple[str, View] | None = None
+        """What the detail pane is about: while it stays the same, so does the scrolling."""
         self._wanted: str | None = None
         """The message to go to once its tree is shown."""
 
@@ -367,7 +370,9 @@ class TreesScreen(Mode):
         for tab in self.query(ViewTab):
             tab.set_class(tab.view == self.view, "-active")
         self.query_one("#decided", Static).update(drawn(telling.decided(opened, node.id)))
-        self.query_one("#scroll", VerticalScroll).scroll_home(animate=False)
+        if self._told != (node.id, self.view):
+            self._told = (node.id, self.view)
+            self.query_one("#scroll", VerticalScroll).scroll_home(animate=False)
         match self.view:
             case "text":
                 self._show_columns(opened, node)
@@ -547,8 +552,8 @@ class TreesScreen(Mode):
             self.action_beside(step)
 
     def action_filter(self) -> None:
-        self._be_at("index")
-        self.query_one("#filter").focus()
+        self._place("index")
+        self.call_after_refresh(self.query_one("#filter").focus)
 
     def action_order(self) -> None:
         orders = list(index.ORDERS)

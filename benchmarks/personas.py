@@ -160,15 +160,15 @@ async def measure(size: int, candidates: int, name: str, items: int) -> tuple[di
     ]
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="100 candidates into a pool of 300")
     parser.add_argument("--embedder", default="minilm", help="default: minilm")
     given = parser.parse_args()
     size, candidates, items = (300, 100, 30) if given.quick else (3000, 1000, 300)
     figures, bars = asyncio.run(measure(size, candidates, given.embedder, items))
-    finish("personas", figures, bars)
+    return finish("personas", figures, bars)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -212,7 +212,7 @@ class EspalierApp(App[None]):
             self.runs = tuple(lines)
             self.show_pill()
         self._unseen = self._unseen or changed
-        below, now = self.screen_stack[0], time.monotonic()
+        below, now = next(iter(self.screen_stack), None), time.monotonic()
         if self._unseen and isinstance(below, Mode) and below.ready and now >= self._seen_again:
             self._unseen, self._seen_again = False, now + below.EVERY_S
             below.refresh_view()
@@ -249,7 +249,7 @@ class EspalierApp(App[None]):
         said = words or (Content("no run yet") if line is None else _pill_of(line, self.plain))
         if self.at_work:
             said = Content(f"{next(iter(self.at_work.values()))} ...  ") + said
-        screen = self.screen_stack[0]
+        screen = next(iter(self.screen_stack), None)
         if isinstance(screen, Mode):
             for top in screen.query(TopBar):
                 top.show(said)

@@ -10,14 +10,17 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 ROOT = Path(__file__).resolve().parents[2]
+POLL_S = 0.05
+"""How often it is looked whether a child has ended, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,21 +47,23 @@ class Ended:
 
 async def command_line(arguments: Sequence[str]) -> Ended:
     """Run `espalier` with these arguments to its end. Giving up waiting does not end the child."""
-    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as told:
-        child = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-P",
-            "-m",
-            "tui.main",
-            *arguments,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=said,
-            stderr=told,
-            start_new_session=True,
-            env={**os.environ, "PYTHONPATH": paths},
-        )
-        code = await child.wait()
+        child = _begin(arguments, said, told)
+        while (code := child.poll()) is None:  # noqa: ASYNC110 - a process sets no event
+            await asyncio.sleep(POLL_S)
         said.seek(0)
         told.seek(0)
         return Ended(code, said.read().decode("utf-8", "replace"), told.read().decode("utf-8", "replace"))
+
+
+def _begin(arguments: Sequence[str], said: IO[bytes], told: IO[bytes]) -> subprocess.Popen[bytes]:
+    """Start the child. Not as one of asyncio's own, which are killed with the loop that began them."""
+    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "tui.main", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=said,
+        stderr=told,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": paths},
+    )

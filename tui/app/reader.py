@@ -36,7 +36,9 @@ class Reader:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._answer, question)
 
     def close(self) -> None:
-        """End the thread once the question it is at is answered."""
+        """End the thread; the question it is at is given up."""
+        if self._store is not None:
+            self._store.connection.interrupt()
         self._thread.submit(self._drop)
         self._thread.shutdown(wait=False)
 

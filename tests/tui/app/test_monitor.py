@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from tests.tui.app.conftest import Opening
 from trees.jobs import lock_of, take_lock
 from trees.store import Store
 from trees.verify import verify
+from tui.app.app import EspalierApp
 from tui.app.dialogs import Question
 from tui.app.screens.monitor import MonitorScreen
 
@@ -124,3 +126,18 @@ async def test_a_killed_engine_is_crashed_and_resumed_with_nothing_lost(opening:
         await driven.until(lambda: driven.app.current_run().word == "done", "the run is played to its end")
     with Store.read(store_path) as store:
         assert verify(store).clean
+
+
+async def test_what_was_begun_goes_on_when_the_app_is_left(opening: Opening, store_path: Path) -> None:
+    run = await begun(store_path, configuration(**SLOW))
+    async with opening(live=True) as driven:
+        driven.app.set_to_work(partial(_play_in_a_child, driven.app, run.id))
+        await driven.until(lambda: driven.app.current_run().live, "a child plays it")
+    with Store.read(store_path) as store:
+        async with asyncio.timeout(20):
+            while store.run(run.id).state != "finished":  # noqa: ASYNC110 - another process writes it
+                await asyncio.sleep(0.02)
+
+
+async def _play_in_a_child(app: EspalierApp, run_id: str) -> None:
+    await app.have_done("playing", "resume", run_id)

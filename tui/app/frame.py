@@ -170,9 +170,11 @@ class Table(DataTable[Text]):
             self.scroll_to(y=top, animate=False)
 
     def append(self, rows: Iterable[tuple[str, Sequence[Cell | list[Cell]]]]) -> None:
-        """Show further rows at the end."""
+        """Show further rows at the end; those that are shown already stay where they are."""
+        shown = {key.value for key in self.rows}
         for key, cells in rows:
-            self.add_row(*self._labels(cells), key=key)
+            if key not in shown:
+                self.add_row(*self._labels(cells), key=key)
 
     def _labels(self, cells: Sequence[Cell | list[Cell]]) -> tuple[Text, ...]:
         theme = self.app.current_theme

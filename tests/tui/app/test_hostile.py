@@ -55,7 +55,7 @@ async def test_hostile_text_in_trees(opening: Opening, hostile_store: BuiltRun) 
         await driven.press("enter")
         for _ in range(len(HOSTILE)):
             await driven.press("right_curly_bracket")
-            for key in ("d", "g", "right_square_bracket", "t"):
+            for key in ("d", "g", "t"):
                 await driven.press(key)
                 _clean(driven)
         for key in VIEWS:

@@ -51,7 +51,7 @@ async def shows(driven: Driven, word: str) -> None:
 
 
 @pytest.mark.usefixtures("run_id")
-@pytest.mark.parametrize(("width", "height"), [(80, 24), (120, 40), (200, 60)])
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (200, 60)])
 async def test_a_finished_run_in_monitor(
     opening: Opening, snapshot: Callable[[str], None], width: int, height: int
 ) -> None:

@@ -30,7 +30,7 @@ async def taken(driven: Driven, kind: str) -> PromptsScreen:
 
 
 @pytest.mark.usefixtures("run_id")
-@pytest.mark.parametrize(("width", "height"), [(80, 24), (120, 40), (200, 60)])
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (200, 60)])
 async def test_prompts_at_each_size(opening: Opening, snapshot: Callable[[str], None], width: int, height: int) -> None:
     async with opening(width, height, mode="prompts") as driven:
         await taken(driven, "responder")

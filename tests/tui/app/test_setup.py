@@ -28,7 +28,7 @@ def write(name: str) -> None:
     Path(name).write_text(CONFIG, encoding="utf-8")
 
 
-@pytest.mark.parametrize(("width", "height"), [(80, 24), (120, 40), (200, 60)])
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (200, 60)])
 async def test_setup_at_each_size(opening: Opening, snapshot: Callable[[str], None], width: int, height: int) -> None:
     write("quickstart.toml")
     async with opening(width, height, mode="setup") as driven:

@@ -13,4 +13,5 @@ MIGRATIONS = (
     "m006_views_and_search",
     "m007_model_figures",
     "m008_persona_pool",
+    "m009_trainings",
 )

@@ -18,6 +18,7 @@ from tui.commands import (
     status,
     steering,
     storing,
+    train,
 )
 
 COMMANDS: tuple[click.Command, ...] = (
@@ -39,6 +40,7 @@ COMMANDS: tuple[click.Command, ...] = (
     data.data,
     checking.export,
     data.import_,
+    train.train,
     chat.chat,
     personas.personas,
     prompts.prompts,

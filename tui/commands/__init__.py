@@ -10,6 +10,7 @@ from tui.commands import (
     checking,
     data,
     models,
+    opening,
     personas,
     playing,
     prompts,
@@ -34,6 +35,7 @@ COMMANDS: tuple[click.Command, ...] = (
     reading.search,
     branching.branch,
     branching.judge,
+    branching.note,
     checking.verify,
     data.data,
     checking.export,
@@ -44,4 +46,6 @@ COMMANDS: tuple[click.Command, ...] = (
     prompts.prompts,
     models.models,
     storing.store,
+    opening.app,
+    opening.serve,
 )

@@ -39,6 +39,7 @@ PromptKind = Literal[
     "judge.pairwise",
     "judge.rating",
     "judge.reward",
+    "judge.points",
     "deploy",
 ]
 
@@ -46,12 +47,13 @@ _PERSON = frozenset({"profile", "personality"})
 VARIABLES: Mapping[str, Mapping[str, frozenset[str]]] = {
     "user": {"head": _PERSON, "opening": _PERSON, "tail": frozenset({"turn"})},
     "inducer": {"head": _PERSON, "tail": _PERSON | {"known"}},
-    "responder": {"head": frozenset(), "tail": frozenset({"hint"})},
+    "responder": {"head": _PERSON, "tail": frozenset({"hint"})},
     "judge.likelihood": {"head": _PERSON, "tail": frozenset({"revealed"})},
     "judge.choice": {"head": _PERSON, "tail": frozenset({"candidates", "letters", "revealed"})},
     "judge.pairwise": {"head": _PERSON, "tail": frozenset({"first", "second", "revealed"})},
     "judge.rating": {"head": _PERSON, "tail": frozenset({"reply"})},
     "judge.reward": {"head": frozenset()},
+    "judge.points": {"head": _PERSON, "tail": frozenset({"reply"})},
     "deploy": {"head": frozenset()},
 }
 """Per kind of prompt: its sections, and the variables each may use."""
@@ -65,6 +67,7 @@ SHIPPED_NAMES: Mapping[str, str] = {
     "judge.pairwise": "judge_pairwise",
     "judge.rating": "judge_rating",
     "judge.reward": "judge_reward",
+    "judge.points": "judge_points",
     "deploy": "deploy",
 }
 """The file that a kind of prompt is read from unless the configuration names another."""

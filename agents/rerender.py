@@ -19,6 +19,7 @@ from agents.inducer import inducer_messages
 from agents.judges.choice import choice_messages
 from agents.judges.likelihood import likelihood_messages
 from agents.judges.pairwise import pairwise_messages
+from agents.judges.points import points_messages, seen
 from agents.judges.rating import rating_messages
 from agents.judges.reward import reward_messages
 from agents.messages import Line, Person
@@ -182,7 +183,7 @@ def _induce(shown: Shown) -> Messages:
 
 def _respond(shown: Shown) -> Messages:
     hint = shown.revealed() if shown.use.tail.get("hint") else None
-    return responder_messages(shown.prompt, shown.history, hint, shown.window)
+    return responder_messages(shown.prompt, shown.history, hint, shown.window, shown.person())
 
 
 def _likelihood(shown: Shown) -> Messages:
@@ -213,6 +214,12 @@ def _rating(shown: Shown) -> Messages | None:
     )
 
 
+def _points(shown: Shown) -> Messages | None:
+    texts = shown.candidates()
+    history = seen(shown.history, dialogue=bool(shown.use.tail["dialogue"]))
+    return None if texts is None else points_messages(shown.prompt, shown.person(), history, texts[0], shown.window)
+
+
 def _reward(shown: Shown) -> Messages | None:
     return reward_messages(shown.prompt, shown.history, shown.window)
 
@@ -227,5 +234,6 @@ _RENDERERS: Mapping[str, Callable[[Shown], Messages | None]] = {
     "judge.pairwise": _pairwise,
     "judge.rating": _rating,
     "judge.reward": _reward,
+    "judge.points": _points,
 }
 """By kind of prompt: the function of the role that is asked with it."""

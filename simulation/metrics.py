@@ -1,4 +1,4 @@
-"""Figures of a benchmark: from scores of replies to curves, slopes, intervals and comparisons. Pure functions on arrays.
+"""Figures of a benchmark: from scores of replies to curves, slopes, intervals and comparisons. Functions on arrays.
 
 The data is a table of scores, a row a case and a column a turn, with NaN where a reply or its score is missing; every
 case is one profile with one personality. AL(k) is the mean of column k. The cases are crossed (each profile with each
@@ -116,7 +116,8 @@ def alignment_levels(scores: Array) -> Array:
     Over the cases that are scored at that turn; NaN for a turn without any. Cannot tell: whether a late turn is lower
     because replies got worse or because other cases are left, unless every turn has the same n.
     """
-    return _weighted_levels(np.ones((1, len(scores))), scores)[0]
+    levels: Array = _weighted_levels(np.ones((1, len(scores))), scores)[0]
+    return levels
 
 
 def mean_level(curves: Array) -> Array:

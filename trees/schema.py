@@ -12,4 +12,5 @@ MIGRATIONS = (
     "m005_jobs",
     "m006_views_and_search",
     "m007_model_figures",
+    "m010_benchmarks",
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from tui.commands import (
+    bench,
     branching,
     chat,
     checking,
@@ -34,6 +35,7 @@ COMMANDS: tuple[click.Command, ...] = (
     branching.judge,
     checking.verify,
     checking.export,
+    bench.bench,
     chat.chat,
     personas.personas,
     prompts.prompts,

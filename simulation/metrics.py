@@ -287,6 +287,12 @@ def compare(a: Table, b: Table, *, draws: int = DRAWS, seed: int = SEED) -> Comp
     )
 
 
+def levels_differ(a: Table, b: Table, *, draws: int = DRAWS) -> list[bool]:
+    """By turn, whether the interval of AL of A less AL of B, over the cases of both, excludes 0."""
+    differences = Table(a.scores - b.scores, a.profiles, a.personalities)
+    return [estimate(differences, _level_at(k), draws=draws).excludes_zero() for k in range(a.scores.shape[1])]
+
+
 def sign_flip_p(differences: Array, *, flips: int = FLIPS, seed: int = SEED) -> float | None:
     """Two-sided p of paired differences (cases,): how often flipped signs give as large a mean.
 

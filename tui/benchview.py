@@ -56,15 +56,24 @@ def _entry(result: Result, summary: Summary) -> dict[str, Any]:
 
 
 def _gaps(found: Sequence[Result], summaries: Sequence[Summary]) -> dict[str, list[float | None]]:
-    """Of each model the share of the gap between floor and ceiling that it closes, by turn; empty without both."""
-    from simulation.metrics import gap_closed
+    """Of each model the share of the gap between floor and ceiling that it closes, by turn; empty without both.
 
-    curves = {r.model: [level.value for level in s.levels] for r, s in zip(found, summaries, strict=True)}
-    floor = next((curves[r.model] for r in found if r.how == "floor"), None)
-    ceiling = next((curves[r.model] for r in found if r.how == "told"), None)
+    Only at turns where the ceiling is above the floor by more than chance: else there is no gap to have a share of.
+    """
+    from simulation.metrics import gap_closed, levels_differ
+
+    floor = next((i for i, result in enumerate(found) if result.how == "floor"), None)
+    ceiling = next((i for i, result in enumerate(found) if result.how == "told"), None)
     if floor is None or ceiling is None:
         return {}
-    return {r.model: gap_closed(curves[r.model], floor, ceiling) for r in found if r.how not in ("floor", "told")}
+    apart = levels_differ(found[ceiling].table, found[floor].table)
+    curves = [[level.value for level in summary.levels] for summary in summaries]
+    top = [level if real else None for level, real in zip(curves[ceiling], apart, strict=True)]
+    return {
+        result.model: gap_closed(curve, curves[floor], top)
+        for result, curve in zip(found, curves, strict=True)
+        if result.how not in ("floor", "told")
+    }
 
 
 def comparisons(found: Sequence[Result]) -> list[dict[str, Any]]:

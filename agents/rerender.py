@@ -228,6 +228,7 @@ _RENDERERS: Mapping[str, Callable[[Shown], Messages | None]] = {
     "user": _speak,
     "inducer": _induce,
     "responder": _respond,
+    "told": _respond,
     "deploy": _respond,
     "judge.likelihood": _likelihood,
     "judge.choice": _choice,

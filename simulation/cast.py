@@ -107,7 +107,10 @@ def load_prompts(config: RunConfig, folder: Path | None) -> dict[str, Prompt]:
     kinds = {
         "user": ("user", config.user.prompt),
         "inducer": ("inducer", config.inducer.prompt),
-        **{f"responder.{name}": ("responder", role.prompt) for name, role in config.responders.items()},
+        **{
+            f"responder.{name}": ("told" if role.told else "responder", role.prompt)
+            for name, role in config.responders.items()
+        },
         **{
             f"judge.{name}": (f"judge.{judge.kind}", judge.prompt)
             for name, judge in config.judges.items()

@@ -191,7 +191,10 @@ def _head(cast: Cast, personas: Sequence[Persona]) -> Callable[[str], int]:
     def head(name: str) -> int:
         prompt = cast.prompts[name]
         bare = len(prompt.render("head", profile="", personality=""))
-        blind = name.startswith("responder.") or (name == "inducer" and not cast.config.inducer.sees_persona)
+        told = cast.roles[name].settings.get("told")
+        blind = (name.startswith("responder.") and not told) or (
+            name == "inducer" and not cast.config.inducer.sees_persona
+        )
         return round((bare + (0 if blind else average)) / CHARACTERS_PER_TOKEN)
 
     return head

@@ -11,7 +11,18 @@ from agents.judges.verdicts import JudgeSpec
 from agents.messages import JudgeRequest
 from agents.models.protocol import ChatRequest, Completion, Sampling
 from agents.roles import MAX_REASKS, Role
-from tests.support.agents import PERSON, PLACE, PROMPTS, FakeModel, candidates, lines, prompt_text, says, stage_for
+from tests.support.agents import (
+    PERSON,
+    PLACE,
+    PROMPTS,
+    FakeModel,
+    candidates,
+    decides,
+    lines,
+    prompt_text,
+    says,
+    stage_for,
+)
 from trees.values import Judgement
 
 HISTORY = lines("I mended two xylophones.", "How nice!", "Not really.")

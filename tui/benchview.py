@@ -6,7 +6,7 @@ Invariant: whatever is shown to a person stands in the document too; a figure th
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from tui.sanitise import one_line
 if TYPE_CHECKING:
     from simulation.benchmark import Result
     from simulation.metrics import Estimate, Summary
+    from simulation.uptake import Reading
 
 HEIGHT = 12
 """Lines of the plot."""
@@ -148,6 +149,20 @@ def say_comparison(one: dict[str, Any]) -> None:
     for key, label, words in (("mean", "mean", one["words"][0]), ("ir", "IR  ", one["words"][1])):
         p = one[f"held_{key}"]
         say(f"  {label} {bracketed(one[key], sign=True)}  p {'-' if p is None else f'{p:.4f}'} (Holm)  {words}")
+
+
+def say_readings(readings: Mapping[str, Reading], turns: int) -> None:
+    """Leaks and uptake of each model by turn, as shares."""
+    for title, field in (
+        ("Replies that use a fact nobody has mentioned:", "leaks"),
+        ("Replies that come back to an earlier fact:", "uptake"),
+    ):
+        say(title)
+        rows = [
+            (one_line(model, 30), *(number(rate.value) for rate in getattr(reading, field)))
+            for model, reading in readings.items()
+        ]
+        say_table(("model", *map(str, range(1, turns + 1))), rows)
 
 
 def plot(curves: Sequence[tuple[str, Sequence[float | None]]]) -> list[str]:

@@ -45,7 +45,7 @@ async def measure(path: Path, config: BenchmarkConfig, name: str) -> Measured:
     measured = plan(config, name, models, cases_of(config.cases, None), None)
     with Store.open(path) as store:
         run = start(store, measured)
-    engine = await open_engine(path, run.id, models=models)
+    engine = await open_engine(path, run.id, config=config.run_of(name), models=models)
     try:
         await engine.run()
         assert engine.failure is None
@@ -119,6 +119,18 @@ async def test_models_of_one_file_are_one_benchmark_and_other_judges_another(sto
     assert first.benchmark_id == second.benchmark_id != third.benchmark_id
     again = await measure(store_path, config_of(), "base")
     assert again.planned.id == first.planned.id
+
+
+async def test_a_measurement_that_was_cut_short_goes_on_to_what_an_unbroken_one_gives(
+    store_path: Path, tmp_path: Path
+) -> None:
+    cut = await measure(store_path, config_of(limits={"calls": 40}), "base")
+    assert np.isnan(read(store_path)["base"].table.scores).any()
+    resumed = await measure(store_path, config_of(limits={"calls": 0}), "base")
+    assert resumed.planned.id == cut.planned.id
+    unbroken = tmp_path / "unbroken.db"
+    await measure(unbroken, config_of(), "base")
+    assert np.array_equal(read(store_path)["base"].table.scores, read(unbroken)["base"].table.scores)
 
 
 async def test_failures_are_missing_with_their_cause_and_are_not_filled_in(store_path: Path) -> None:

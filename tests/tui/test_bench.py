@@ -82,3 +82,11 @@ def test_a_plot_has_every_model_at_its_level() -> None:
     assert lines[0] == "  2.000 | B  A "
     assert lines[11] == "  1.000 | A    "
     assert lines[-1].strip() == "A up  B down"
+
+
+def test_generic_replies_know_nothing_that_nobody_said(espalier: Espalier, folder: Path) -> None:
+    (folder / "bench.toml").write_text(BENCH, encoding="utf-8")
+    espalier("bench", "run", "bench.toml", "--model", "floor", "--json")
+    read = as_json(espalier("bench", "leaks", "--json"))
+    assert [count for count, _ in read["floor"]["leaks"]] == [0, 0, 0]
+    assert "come back" in espalier("bench", "leaks").stdout

@@ -143,6 +143,32 @@ def compare(a: str, b: str, prefix: str | None, judge: str | None, as_json: bool
         say_comparison(one)
 
 
+@bench.command(epilog=examples("espalier bench leaks", "espalier bench leaks --json"))
+@bench_option
+@json_option
+@store_option
+def leaks(prefix: str | None, as_json: bool, store_path: Path) -> None:
+    """Show what replies know: facts nobody has mentioned (leaks), and facts they come back to (uptake), by turn."""
+    from simulation.uptake import read_run
+    from trees.store import Store
+    from tui.benchview import say_readings
+
+    with Store.read(store_path) as store:
+        benchmark, _, found = _results(store, prefix, None)
+        readings = {result.model: read_run(store, result.run_id, benchmark[3]) for result in found}
+    if as_json:
+        counted = {
+            model: {
+                "leaks": [[rate.count, rate.of] for rate in reading.leaks],
+                "uptake": [[rate.count, rate.of] for rate in reading.uptake],
+            }
+            for model, reading in readings.items()
+        }
+        say_json(counted)
+    else:
+        say_readings(readings, benchmark[3])
+
+
 @bench.command(epilog=examples("espalier bench export scores.csv", "espalier bench export scores.json"))
 @click.argument("file", type=FILE)
 @bench_option

@@ -42,6 +42,9 @@ PromptKind = Literal[
     "judge.reward",
     "judge.points",
     "deploy",
+    "persona.profile",
+    "persona.personality",
+    "persona.check",
 ]
 
 _PERSON = frozenset({"profile", "personality"})
@@ -57,6 +60,9 @@ VARIABLES: Mapping[str, Mapping[str, frozenset[str]]] = {
     "judge.reward": {"head": frozenset()},
     "judge.points": {"head": _PERSON, "tail": frozenset({"reply"})},
     "deploy": {"head": frozenset()},
+    "persona.profile": {"head": frozenset(), "tail": frozenset({"examples", "count", "lacking"})},
+    "persona.personality": {"head": frozenset(), "tail": frozenset({"examples", "count", "lacking"})},
+    "persona.check": {"head": frozenset(), "tail": frozenset({"kind", "text"})},
 }
 """Per kind of prompt: its sections, and the variables each may use."""
 
@@ -72,6 +78,9 @@ SHIPPED_NAMES: Mapping[str, str] = {
     "judge.reward": "judge_reward",
     "judge.points": "judge_points",
     "deploy": "deploy",
+    "persona.profile": "persona_profile",
+    "persona.personality": "persona_personality",
+    "persona.check": "persona_check",
 }
 """The file that a kind of prompt is read from unless the configuration names another."""
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from agents.calls import messages_digest
+from agents.generator import check_messages, generator_messages
 from agents.inducer import inducer_messages
 from agents.judges.choice import choice_messages
 from agents.judges.likelihood import likelihood_messages
@@ -30,6 +31,7 @@ from agents.responder import responder_messages
 from agents.user import user_messages
 from agents.window import KEPT_AT_START, Window
 from trees.errors import NotFound
+from trees.personas import Kind, sentences
 from trees.store import Store
 from trees.tree import ConversationTree
 from trees.values import Use
@@ -119,7 +121,10 @@ class Rerender:
 
     def messages(self, use: Use) -> Messages | None:
         """The messages of a use; None if the turn it was asked for is not stored."""
-        prompt, setting = self._prompt(use.prompt_id), self._setting(use.tree_id)
+        prompt = self._prompt(use.prompt_id)
+        if prompt is not None and prompt.kind in _OF_GROWING:
+            return _OF_GROWING[prompt.kind](self._store, prompt, use.tail)
+        setting = self._setting(use.tree_id)
         render = _RENDERERS.get(prompt.kind) if prompt is not None else None
         if prompt is None or setting is None or render is None:
             return None
@@ -223,6 +228,28 @@ def _points(shown: Shown) -> Messages | None:
 def _reward(shown: Shown) -> Messages | None:
     return reward_messages(shown.prompt, shown.history, shown.window)
 
+
+def _invent(store: Store, prompt: Prompt, tail: Mapping[str, object]) -> Messages | None:
+    kind: Kind = "profile" if prompt.kind == "persona.profile" else "personality"
+    shown, count = tail["shown"], int(str(tail["count"]))
+    assert isinstance(shown, list)
+    try:
+        found = [store.profile(i) if kind == "profile" else store.personality(i) for i in shown]
+    except NotFound:
+        return None
+    return generator_messages(prompt, kind, [sentences(item.text) for item in found], count, str(tail["lacking"]))
+
+
+def _look(_: Store, prompt: Prompt, tail: Mapping[str, object]) -> Messages | None:
+    return check_messages(prompt, "profile" if tail["kind"] == "profile" else "personality", str(tail["text"]))
+
+
+_OF_GROWING: Mapping[str, Callable[[Store, Prompt, Mapping[str, object]], Messages | None]] = {
+    "persona.profile": _invent,
+    "persona.personality": _invent,
+    "persona.check": _look,
+}
+"""By kind of prompt, for the calls of a growing: these have no tree."""
 
 _RENDERERS: Mapping[str, Callable[[Shown], Messages | None]] = {
     "user": _speak,

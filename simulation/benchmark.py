@@ -91,12 +91,12 @@ def plan(
 
 
 def _benchmark_id(cast: Cast, people: Sequence[Persona]) -> str:
-    """The digest of everything but the model under test and its prompt."""
+    """The digest of everything but the model under test and the prompt it is deployed under."""
     identity = cast.identity()
     shared = {name for role in cast.roles.values() if role.name != RESPONDER for name in role.models}
     play = {key: value for key, value in identity["play"].items() if key != "responders"}
     models = {name: model for name, model in identity["models"].items() if name in shared}
-    prompts = {role: prompt for role, prompt in identity["prompts"].items() if role != RESPONDER}
+    prompts = {role: prompt for role, prompt in identity["prompts"].items() if role not in (RESPONDER, "deploy")}
     ids = [[profile.id, personality.id] for profile, personality in people]
     return digest_of("benchmark", play, models, prompts, cast.config.seed, ids)
 

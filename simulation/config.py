@@ -122,6 +122,9 @@ class PersonasConfig(Section):
     count: int = Field(6, ge=1, description="How many personas, drawn without repeats.")
     profiles: str = Field("seeds", description="'seeds' (shipped), 'store' (imported ones), or a file beside this one.")
     personalities: str = Field("seeds", description="The same for personalities.")
+    draw: str | None = Field(
+        None, description="A draw that `espalier personas pair` recorded: its first ones are played instead."
+    )
 
 
 class LimitsConfig(Section):
@@ -279,7 +282,9 @@ def _explain_one(error: dict[str, Any]) -> str:
     return f"{where}: {error['msg']} (it is {given!r:.80})"
 
 
-BACKENDS = frozenset({"llama", "openai", "scripted", "replay", "autogen", "vllm", "transformers"})
+BACKENDS = frozenset(
+    {"llama", "openai", "scripted", "replay", "autogen", "vllm", "transformers", "sentence-transformers"}
+)
 
 
 def _known_keys(location: tuple[Any, ...]) -> list[str]:

@@ -144,7 +144,9 @@ def latest_run(store: Store, *, unfinished: bool = False) -> RunRow:
 
 
 def draw_personas(config: PersonasConfig, seed: int, folder: Path | None, store: Store | None) -> list[Persona]:
-    """The run's personas: a draw without repeats from its pools. Raises SetupError."""
+    """The run's personas: a draw without repeats from its pools, or a recorded one. Raises SetupError."""
+    if config.draw is not None:
+        return _recorded(config, store)
     profiles = {p.id: p for p in _profiles(config.profiles, folder, store)}
     personalities = {p.id: p for p in _personalities(config.personalities, folder, store)}
     try:
@@ -152,6 +154,18 @@ def draw_personas(config: PersonasConfig, seed: int, folder: Path | None, store:
     except ValueError as error:
         raise SetupError(f"personas.count: {error}") from error
     return [(profiles[profile], personalities[personality]) for profile, personality in drawn]
+
+
+def _recorded(config: PersonasConfig, store: Store | None) -> list[Persona]:
+    """The first personas of a recorded draw."""
+    if store is None:
+        raise SetupError(f"personas.draw is {config.draw!r}, and there is no store yet that could hold it")
+    draw = store.find("draws", config.draw or "")
+    sql = "SELECT profile_id, personality_id FROM draw_pairs WHERE draw_id = ? ORDER BY position LIMIT ?"
+    pairs = store.rows(sql, (draw, config.count))
+    if len(pairs) < config.count:
+        raise SetupError(f"personas.count is {config.count}, and the draw {draw[:8]} holds {len(pairs)} personas")
+    return [(store.profile(profile), store.personality(personality)) for profile, personality in pairs]
 
 
 def _profiles(source: str, folder: Path | None, store: Store | None) -> Sequence[Profile]:
@@ -174,10 +188,11 @@ def _personalities(source: str, folder: Path | None, store: Store | None) -> Seq
 
 def _in_store(store: Store | None, table: str) -> list[str]:
     """Ids of the items in a store that may be played in training data."""
-    sql = f"SELECT id FROM {table} WHERE split = 'train' ORDER BY id"
-    ids = [] if store is None else [row[0] for row in store.rows(sql)]
+    kind = "profile" if table == "profiles" else "personality"
+    sql = "SELECT id FROM pool WHERE split = 'train' AND kind = ? ORDER BY id"
+    ids = [] if store is None else [row[0] for row in store.rows(sql, (kind,))]
     if not ids:
-        raise SetupError(f"the store holds no {table}", hint="Import some: espalier personas import FILE.")
+        raise SetupError(f"the store holds no {table}", hint="Let some grow: espalier personas grow.")
     return ids
 
 

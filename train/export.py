@@ -1,4 +1,4 @@
-"""Pairs and targets as JSON lines in TRL's conversational formats, for whoever trains elsewhere.
+"""Pairs and targets as JSON lines or Parquet in TRL's conversational formats, for whoever trains elsewhere.
 
 A row holds what a model is trained on (`prompt` and `completion`, or `prompt`, `chosen` and `rejected`, as
 lists of messages) and where it comes from: ids, digests, judge, margin and unit, split. Contexts stand
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, BinaryIO, Literal
 
 from agents.messages import Line
 from agents.models.protocol import Message
@@ -44,13 +44,20 @@ class Exported:
     rows: int
     dropped: Mapping[Reason, int]
     """Verdicts (dpo) or turns (sft) that gave no row, by reason."""
+    runs: tuple[str, ...]
+    """That were looked at."""
+    min_margin: float | None
 
 
 class TrainingContexts:
-    """What is read in training before a reply: the path to a user node under the run's `deploy` prompt."""
+    """What is read in training before a reply: the path to a user node under the run's `deploy` prompt.
 
-    def __init__(self, store: Store) -> None:
+    A `deploy` that is given stands in the place of every run's own.
+    """
+
+    def __init__(self, store: Store, deploy: str | None = None) -> None:
         self._store = store
+        self._deploy = deploy
         self._heads: dict[str, str] = {}
         self._tree: ConversationTree | None = None
         self._digests: dict[str, str] = {}
@@ -64,7 +71,7 @@ class TrainingContexts:
     def prompt(self, tree_id: str, user_id: str) -> tuple[Message, ...]:
         """The messages before a reply to a user node, with a system message if `deploy` says anything."""
         path = self.tree(tree_id).path(user_id)
-        return responder_view(self._head(tree_id), [Line(speaker=n.speaker, text=n.text) for n in path], "")
+        return responder_view(self.head(tree_id), [Line(speaker=n.speaker, text=n.text) for n in path], "")
 
     def digest_of_half(self, table: Literal["profiles", "personalities"], half_id: str | None) -> str | None:
         """The digest of a profile's or personality's text; None for a tree without a persona."""
@@ -75,7 +82,10 @@ class TrainingContexts:
             self._digests[half_id] = text_digest(read(half_id).text)
         return self._digests[half_id]
 
-    def _head(self, tree_id: str) -> str:
+    def head(self, tree_id: str) -> str:
+        """The system message of a tree's contexts; "" if there is none."""
+        if self._deploy is not None:
+            return self._deploy
         if tree_id not in self._heads:
             row = self._store.tree_row(tree_id)
             revisions = self._store.revisions(row.run_id)
@@ -96,24 +106,25 @@ def export(
     overwrite: bool = False,
     count: Count | None = None,
 ) -> Exported:
-    """Write all rows of one judge. Raises NotFound, BadFilter, or SetupError if it cannot write."""
+    """Write all rows of one judge; Parquet if the file is called so. Raises NotFound, BadFilter, or SetupError."""
     if out.exists() and not overwrite:
         raise SetupError(f"{out} is there already", hint="Name another file, or say --force.")
     wanted = make_filter(store, runs, judge, min_margin)
     contexts = TrainingContexts(store)
     dropped: Counter[Reason] = Counter()
     rows = 0
-    with _written_whole(out) as file:
+    with _row_writer(out, kind) as write:
         for found in weigh_turns(store, wanted) if kind == "sft" else weigh_verdicts(store, wanted):
             if isinstance(found, Dropped):
                 dropped[found.reason] += 1
                 continue
             row = sft_row(contexts, found) if isinstance(found, Target) else dpo_row(contexts, found)
-            file.write(json.dumps(row, ensure_ascii=True) + "\n")
+            write(row)
             rows += 1
             if count is not None:
                 count(rows)
-    return Exported(out, kind, wanted.judge_id, wanted.judge, rows, dict(sorted(dropped.items())))
+    left_out = dict(sorted(dropped.items()))
+    return Exported(out, kind, wanted.judge_id, wanted.judge, rows, left_out, wanted.runs, wanted.min_margin)
 
 
 def sft_row(contexts: TrainingContexts, target: Target) -> dict[str, Any]:
@@ -174,11 +185,28 @@ def _said_by(found: Pair | Target) -> dict[str, Any]:
 
 
 @contextmanager
-def _written_whole(out: Path) -> Iterator[TextIO]:
-    """A file that takes its name only when everything is written to it and on disk."""
+def _row_writer(out: Path, kind: ExportKind) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """What takes rows, for a file in the form that its name says."""
+    with written_whole(out) as file:
+        if out.suffix == ".parquet":
+            from train.parquet_rows import parquet_writer
+
+            with parquet_writer(file, kind) as take:
+                yield take
+            return
+
+        def take_line(row: Mapping[str, Any]) -> None:
+            file.write((json.dumps(row, ensure_ascii=True) + "\n").encode("ascii"))
+
+        yield take_line
+
+
+@contextmanager
+def written_whole(out: Path) -> Iterator[BinaryIO]:
+    """A file that takes its name only when everything is written to it and on disk. Raises SetupError."""
     part = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
-        with part.open("w", encoding="ascii") as file:
+        with part.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

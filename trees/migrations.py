@@ -369,6 +369,123 @@ def m007_model_figures(db: Database) -> None:
 
 
 @migrations()
+def m008_persona_pool(db: Database) -> None:
+    """How the pool of personas grew, what every candidate was held to be, vectors, splits, blocks and draws."""
+    db.executescript("""
+    CREATE TABLE growings (
+        id TEXT PRIMARY KEY,          -- digest of identity and seed
+        seed INTEGER NOT NULL,
+        identity TEXT NOT NULL,       -- JSON: generators, prompts, sampling, thresholds, embedder, plan, seeds
+        operation TEXT NOT NULL,      -- JSON: sizes and budgets, which may change
+        base TEXT NOT NULL,           -- JSON object: kind to the ids that stood in the pool when it began
+        state TEXT NOT NULL CHECK (state IN ('new', 'running', 'stopped', 'finished', 'failed')),
+        reason TEXT,                  -- why it stands in this state, in words
+        created_at REAL NOT NULL,
+        updated_at REAL NOT NULL
+    );
+    CREATE TABLE growing_uses (       -- what `uses` is to a run: why a call was made, and how to render it again
+        growing_id TEXT NOT NULL REFERENCES growings(id) ON DELETE CASCADE,
+        place TEXT NOT NULL,          -- kind.generation.number, and the candidate's place for a check
+        purpose TEXT NOT NULL,        -- grow, or check
+        call_id TEXT NOT NULL REFERENCES calls(id),
+        prompt_id TEXT NOT NULL REFERENCES prompts(id),
+        tail TEXT NOT NULL,           -- JSON: ids of the examples shown, how many were asked for, what was lacking
+        PRIMARY KEY (growing_id, place, purpose)
+    ) WITHOUT ROWID;
+    CREATE INDEX growing_uses_by_call ON growing_uses(call_id);
+    CREATE TABLE generations (
+        growing_id TEXT NOT NULL REFERENCES growings(id) ON DELETE CASCADE,
+        kind TEXT NOT NULL CHECK (kind IN ('profile', 'personality')),
+        generation INTEGER NOT NULL,  -- from 0
+        asked INTEGER NOT NULL,       -- calls, or draws of the composer
+        failed INTEGER NOT NULL,      -- of them, those that got no answer
+        candidates INTEGER NOT NULL,
+        kept INTEGER NOT NULL,
+        lacking TEXT NOT NULL,        -- JSON: what the plan lacked most, as its calls were told
+        cause TEXT,                   -- of a failed call, in words
+        at REAL NOT NULL,
+        PRIMARY KEY (growing_id, kind, generation)
+    ) WITHOUT ROWID;
+    CREATE TABLE candidates (
+        growing_id TEXT NOT NULL REFERENCES growings(id) ON DELETE CASCADE,
+        kind TEXT NOT NULL,
+        generation INTEGER NOT NULL,
+        number INTEGER NOT NULL,      -- the call within its generation
+        place INTEGER NOT NULL,       -- the item within its answer
+        item_id TEXT NOT NULL,        -- the id it has, or would have, in the pool
+        text TEXT NOT NULL,
+        model TEXT NOT NULL,          -- name of the generator
+        call_id TEXT,                 -- NULL if composed without a model
+        reason TEXT,                  -- why it was rejected; NULL if it was kept
+        detail TEXT NOT NULL,         -- in words
+        nearest_id TEXT,              -- the most similar item it was compared with
+        similarity REAL,              -- cosine, -1 to 1; NULL if it was rejected before it was compared
+        PRIMARY KEY (growing_id, kind, generation, number, place)
+    ) WITHOUT ROWID;
+    CREATE INDEX candidates_by_item ON candidates(item_id);
+    CREATE TABLE vectors (
+        embedder TEXT NOT NULL,
+        item_id TEXT NOT NULL,        -- of a profile, personality or candidate
+        vector BLOB NOT NULL,         -- float32, little-endian, of length 1
+        PRIMARY KEY (embedder, item_id)
+    ) WITHOUT ROWID;
+    CREATE TABLE thresholds (         -- from which similarity on two items say the same; one embedder a pool
+        kind TEXT PRIMARY KEY,
+        embedder TEXT NOT NULL,
+        threshold REAL NOT NULL CHECK (threshold > 0 AND threshold <= 1),
+        measured TEXT NOT NULL,       -- JSON: precision, recall and where they come from; NULLs if set by hand
+        at REAL NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE splits (
+        id TEXT PRIMARY KEY,          -- digest of what follows
+        seed INTEGER NOT NULL,
+        asked TEXT NOT NULL,          -- JSON: how many of each kind
+        held_out TEXT NOT NULL,       -- JSON array of ids
+        near TEXT NOT NULL,           -- JSON: thresholds, and what was done with near items
+        at REAL NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE blocks (             -- items that say the same as a held-out one: nothing trains on them
+        item_id TEXT PRIMARY KEY,
+        kind TEXT NOT NULL,
+        held_out_id TEXT NOT NULL,    -- the nearest held-out item
+        similarity REAL NOT NULL,
+        embedder TEXT NOT NULL,
+        at REAL NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE draws (
+        id TEXT PRIMARY KEY,          -- digest of seed, count and the pools
+        seed INTEGER NOT NULL,
+        count INTEGER NOT NULL,
+        split TEXT NOT NULL,
+        at REAL NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE draw_pairs (
+        draw_id TEXT NOT NULL REFERENCES draws(id) ON DELETE CASCADE,
+        position INTEGER NOT NULL,
+        profile_id TEXT NOT NULL REFERENCES profiles(id),
+        personality_id TEXT NOT NULL REFERENCES personalities(id),
+        PRIMARY KEY (draw_id, position)
+    ) WITHOUT ROWID;
+
+    CREATE VIEW pool AS               -- both halves in one list; a blocked item is in neither split
+    SELECT i.id, i.kind, i.text, i.pronouns, i.source, i.added_at,
+           CASE WHEN b.item_id IS NOT NULL AND i.split = 'train' THEN 'blocked' ELSE i.split END AS split
+    FROM (SELECT id, 'profile' AS kind, text, pronouns, split, source, added_at FROM profiles
+          UNION ALL SELECT id, 'personality', text, pronouns, split, source, added_at FROM personalities) i
+    LEFT JOIN blocks b ON b.item_id = i.id;
+
+    DROP VIEW personas;
+    CREATE VIEW personas AS           -- who each tree was played with, and which split that puts it in
+    SELECT t.id AS tree_id, t.run_id, t.profile_id, t.personality_id, p.text AS profile, q.text AS personality,
+           CASE WHEN p.split <> q.split
+                     OR t.profile_id IN (SELECT item_id FROM blocks WHERE p.split = 'train')
+                     OR t.personality_id IN (SELECT item_id FROM blocks WHERE q.split = 'train')
+                THEN 'unused' WHEN p.split = q.split THEN p.split ELSE 'unused' END AS split
+    FROM trees t LEFT JOIN profiles p ON p.id = t.profile_id LEFT JOIN personalities q ON q.id = t.personality_id;
+    """)
+
+
+@migrations()
 def m010_benchmarks(db: Database) -> None:
     """Which runs are measurements: models under test that talked to the same people under the same judge."""
     db.executescript("""

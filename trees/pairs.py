@@ -4,9 +4,9 @@ A pair is a win: chosen and rejected under one user node. A target is the winnin
 the history that was really played; a turn without a winner has none. What is not used is named with the
 reason, so that every verdict and every turn is accounted for.
 
-Invariant: nothing comes from a tree that touches a held-out profile or personality; only the latest
-complete judgement that covers the replies counts; the order is that of run, place of the tree in it, and
-the order in which nodes were stored.
+Invariant: nothing comes from a tree that touches a held-out profile or personality, or one that says the
+same; only the latest complete judgement that covers the replies counts; the order is that of run, place of
+the tree in it, and the order in which nodes were stored.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ Reason = Literal[
     "equal_text",  # chosen and rejected say the same
     "held_out",  # both halves of the persona are, or the only one it has
     "unused",  # one half is held out and the other is not
+    "blocked",  # a half says the same as a held-out one
+    "unchecked",  # a half was never compared with the held-out ones
     "below_margin",
     "no_winner",  # the judgement prefers no reply to the others
     "not_judged",  # no complete judgement of this judge covers all replies of the turn
@@ -217,15 +219,25 @@ def _weigh_turn(place: Place, judgement: Judgement | None, wanted: Filter) -> Ta
 
 _IN_RUNS = "t.run_id IN (SELECT value FROM json_each(?))"
 _PERSONAS = "LEFT JOIN profiles p ON p.id = t.profile_id LEFT JOIN personalities q ON q.id = t.personality_id"
+_SPLITS = ", ".join(
+    f"""
+    CASE WHEN {half}.split <> 'train' THEN {half}.split
+         WHEN EXISTS (SELECT 1 FROM blocks b WHERE b.item_id = {half}.id) THEN 'blocked'
+         WHEN EXISTS (SELECT 1 FROM {table} WHERE split = 'held_out') AND EXISTS (
+             SELECT 1 FROM thresholds h WHERE h.kind = '{kind}' AND NOT EXISTS (
+                 SELECT 1 FROM vectors w WHERE w.embedder = h.embedder AND w.item_id = {half}.id)) THEN 'unchecked'
+         ELSE {half}.split END"""
+    for half, table, kind in (("p", "profiles", "profile"), ("q", "personalities", "personality"))
+)
 _VERDICTS = f"""
-SELECT p.split, q.split, t.run_id, t.id, u.turn, u.id, t.profile_id, t.personality_id,
+SELECT {_SPLITS}, t.run_id, t.id, u.turn, u.id, t.profile_id, t.personality_id,
        v.first_id, v.second_id, v.outcome, v.margin, v.unit, a.digest = b.digest
 FROM current_verdicts v JOIN nodes u ON u.id = v.turn_id JOIN trees t ON t.id = u.tree_id
 JOIN nodes a ON a.id = v.first_id JOIN nodes b ON b.id = v.second_id {_PERSONAS}
 WHERE v.judge_id = ? AND {_IN_RUNS} ORDER BY t.run_id, t.position, u.rowid, a.rowid, b.rowid
 """
 _TREES = f"""
-SELECT p.split, q.split, t.run_id, t.id, t.profile_id, t.personality_id
+SELECT {_SPLITS}, t.run_id, t.id, t.profile_id, t.personality_id
 FROM trees t {_PERSONAS} WHERE {_IN_RUNS} ORDER BY t.run_id, t.position
 """
 
@@ -239,7 +251,7 @@ def _held_out(*splits: str | None) -> Reason | None:
     """Why a persona may not be trained on. Who has none (a person who chatted) is nobody's held-out half."""
     halves = {split for split in splits if split is not None}
     if "held_out" not in halves:
-        return None
+        return "blocked" if "blocked" in halves else "unchecked" if "unchecked" in halves else None
     return "held_out" if halves == {"held_out"} else "unused"
 
 

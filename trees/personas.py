@@ -12,8 +12,8 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from trees.ids import digest_of
@@ -78,6 +78,8 @@ class Parsed:
     problems: tuple[Problem, ...]
     notes: tuple[str, ...]
     """What was taken in another way than it stands there."""
+    splits: Mapping[str, str] = field(default_factory=dict)
+    """By id the split that an item's line names, where it names one."""
 
 
 class _Broken(ValueError):
@@ -89,9 +91,13 @@ def parse_personas(data: bytes, *, kind: Kind | None, source: str) -> Parsed:
     items: dict[str, Profile | Personality] = {}
     problems: list[Problem] = []
     notes: list[str] = []
+    splits: dict[str, str] = {}
     for number, raw in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
         try:
-            found = [_item(record, kind) for record in _records(raw)]
+            records = list(_records(raw))
+            found = [_item(record, kind) for record in records]
+            said = [record.get("split") if isinstance(record, dict) else None for record in records]
+            splits.update((item.id, split) for item, split in zip(found, said, strict=True) if isinstance(split, str))
         except _Broken as error:
             problems.append(Problem(number, str(error), raw.decode("utf-8", "replace").strip()[:_SHOWN]))
             continue
@@ -101,7 +107,7 @@ def parse_personas(data: bytes, *, kind: Kind | None, source: str) -> Parsed:
             if item.id in items:
                 notes.append(f"{source}, line {number} repeats an earlier one: {item.text[:_SHOWN]!r} is left out")
             items.setdefault(item.id, item)
-    return Parsed(tuple(items.values()), tuple(problems), tuple(notes))
+    return Parsed(tuple(items.values()), tuple(problems), tuple(notes), splits)
 
 
 def profile_of(facts: Sequence[str], pronouns: Pronouns | None = None) -> Profile:
@@ -228,6 +234,12 @@ def _item_of_object(record: dict[str, Any]) -> Profile | Personality:
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
         raise _Broken(f"its {field} are not a list of texts")
     try:
-        return profile_of(values, pronouns) if kind == "profile" else personality_of(values, pronouns)
+        made = profile_of(values, pronouns) if kind == "profile" else personality_of(values, pronouns)
     except ValueError as error:
         raise _Broken(str(error)) from error
+    text = record.get("text")
+    if text is None:
+        return made
+    if not isinstance(text, str) or text.split() != made.text.split():
+        raise _Broken(f"its text is not what its {field} say")
+    return replace(made, text=text)

@@ -12,5 +12,6 @@ MIGRATIONS = (
     "m005_jobs",
     "m006_views_and_search",
     "m007_model_figures",
+    "m008_persona_pool",
     "m010_benchmarks",
 )

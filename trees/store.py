@@ -335,6 +335,7 @@ _LISTING = {
     "profiles": "List them with `espalier personas list`.",
     "personalities": "List them with `espalier personas list`.",
     "prompts": "List them with `espalier prompts list`.",
+    "draws": "Make one with `espalier personas pair --count N`.",
 }
 
 

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from trees.ids import digest_of, node_id, run_id, text_digest, tree_id
@@ -388,13 +389,21 @@ def _calls(checking: _Checking) -> Iterator[Finding]:
     sql = """
     SELECT c.id, c.model_id, c.kind, c.prompt_digest, c.request,
            EXISTS (SELECT 1 FROM uses u WHERE u.call_id = c.id)
+           OR EXISTS (SELECT 1 FROM growing_uses g WHERE g.call_id = c.id)
     FROM calls c
     """
     for row_id, model, kind, prompt_digest, request, used in checking.rows("calls", sql):
         if digest_of("call", model, kind, prompt_digest, json.loads(request)) != row_id:
             yield Finding("call id", row_id, "its model, prompt or request is not what its id says")
         if not used:
-            yield Finding("use", row_id, "no run uses this call")
+            yield Finding("use", row_id, "nothing uses this call")
+
+
+_GROWING_USES = """
+SELECT u.growing_id, u.call_id, u.place, u.place, 'growing', u.purpose, u.prompt_id, u.tail, 0, c.messages_digest
+FROM growing_uses u JOIN calls c ON c.id = u.call_id
+"""
+"""Why growings made their calls, in the shape of uses."""
 
 
 def _prompts(checking: _Checking) -> Iterator[Finding]:
@@ -403,7 +412,7 @@ def _prompts(checking: _Checking) -> Iterator[Finding]:
     sql = f"""
     SELECT {USE_COLUMNS}, c.messages_digest FROM uses u JOIN calls c ON c.id = u.call_id ORDER BY u.tree_id
     """
-    for row in checking.rows("rendered prompts", sql):
+    for row in chain(checking.rows("rendered prompts", sql), checking.rows("rendered prompts", _GROWING_USES)):
         use = use_from_row(row)
         try:
             digest = checking.rerender(use)
@@ -415,6 +424,22 @@ def _prompts(checking: _Checking) -> Iterator[Finding]:
         elif digest != row[9]:
             place = f"{use.role}, {use.purpose} at {use.node_id}"
             yield Finding("prompt", use.call_id, f"{place}: rendered again, it is not what was sent")
+
+
+# The pool
+
+
+def _candidates(checking: _Checking) -> Iterator[Finding]:
+    sql = """
+    SELECT c.item_id, c.kind, c.text, c.reason,
+           EXISTS (SELECT 1 FROM pool i WHERE i.id = c.item_id AND i.kind = c.kind)
+    FROM candidates c
+    """
+    for item, kind, text, reason, there in checking.rows("candidates", sql):
+        if digest_of(kind, unescape(text)) != item:
+            yield Finding("candidate id", item, f"a candidate for a {kind} is not what its id says")
+        if reason is None and not there:
+            yield Finding("candidate", item, f"it was kept as a {kind} and is not in the pool")
 
 
 # Figures
@@ -482,6 +507,7 @@ _CHECKS: tuple[Check, ...] = (
     _asked_calls,
     _calls,
     _prompts,
+    _candidates,
     _figures,
     _search_index,
 )

@@ -153,6 +153,11 @@ def reopen_tree(tree_id: str) -> list[Write]:
 
 def keep_call(call: Call, use: Use) -> list[Write]:
     """A call's answer and why it was asked. An answer that is stored already stays as it is."""
+    return [*keep_answer(call), *keep_use(use)]
+
+
+def keep_answer(call: Call) -> list[Write]:
+    """A call with its answer; whoever keeps it keeps in the same transaction why it was asked."""
     row = (
         call.id,
         call.kind,
@@ -169,7 +174,7 @@ def keep_call(call: Call, use: Use) -> list[Write]:
         canonical_json([dict(a) for a in call.attempts]) if call.attempts else None,
         time.time(),
     )
-    return [(_CALL, row), *keep_use(use)]
+    return [(_CALL, row)]
 
 
 def keep_use(use: Use) -> list[Write]:
@@ -325,14 +330,15 @@ def delete_run(run_id: str) -> list[Write]:
 
 
 def prune_shared() -> list[Write]:
-    """Calls that no run uses, and with the last run the judges and models.
+    """Calls that nothing uses, and with the last run and growing the judges and models.
 
     A run that has not played yet needs its models and judges too, and no row ties them to it.
     """
     statements = (
-        "DELETE FROM calls WHERE NOT EXISTS (SELECT 1 FROM uses WHERE uses.call_id = calls.id)",
+        "DELETE FROM calls WHERE NOT EXISTS (SELECT 1 FROM uses WHERE uses.call_id = calls.id) "
+        "AND NOT EXISTS (SELECT 1 FROM growing_uses WHERE growing_uses.call_id = calls.id)",
         "DELETE FROM judges WHERE NOT EXISTS (SELECT 1 FROM runs)",
-        "DELETE FROM models WHERE NOT EXISTS (SELECT 1 FROM runs)",
+        "DELETE FROM models WHERE NOT EXISTS (SELECT 1 FROM runs) AND NOT EXISTS (SELECT 1 FROM growings)",
     )
     return [(sql, ()) for sql in statements]
 

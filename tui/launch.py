@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -71,9 +71,9 @@ async def play(launch: Launch) -> Ending:
     from trees.store import Store
     from tui.progress import shown
 
-    with _signals() as signals:
+    with stopping() as signals:
         engine = await _open(launch)
-        signals.engine = engine
+        signals.stop = lambda: engine.stop("interrupted")
         try:
             async with shown(launch.path, engine.run_row, quiet=launch.quiet):
                 state = await engine.run(retry_failed=launch.retry_failed)
@@ -116,9 +116,9 @@ async def have_done(path: Path, run_id: str, verb: str, args: Mapping[str, objec
         if (kind := store.run(run_id).kind) != "play":
             hint = "Only runs that were played have roles that can go on."
             raise SetupError(f"run {run_id[:8]} is a {kind} run: nobody in it can {verb}", hint=hint)
-        with _signals() as signals:
+        with stopping() as signals:
             engine = await _open(Launch(path, run_id))
-            signals.engine = engine
+            signals.stop = lambda: engine.stop("interrupted")
             number = ask(store, run_id, verb, args)
             try:
                 await engine.run(play=False)
@@ -161,22 +161,23 @@ async def _close(engine: Engine) -> None:
 # Signals
 
 
-class _Signals:
-    """The first SIGINT or SIGTERM lets the engine finish what is in flight; the second ends the process."""
+class Signals:
+    """The first SIGINT or SIGTERM lets what is in flight be finished; the second ends the process."""
 
     def __init__(self, main: asyncio.Task[Any]) -> None:
         self._main = main
-        self.engine: Engine | None = None
+        self.stop: Callable[[], None] | None = None
+        """Lets no further call start; None while nothing is at work."""
         self.received = 0
 
     def __call__(self) -> None:
         self.received += 1
         if self.received > 1:
             _give_up()
-        if self.engine is None:
+        if self.stop is None:
             self._main.cancel()
             return
-        self.engine.stop("interrupted")
+        self.stop()
         say("stopping: what is in flight is finished and kept; again to give up at once", stderr=True)
 
 
@@ -189,10 +190,12 @@ def _give_up() -> NoReturn:
 
 
 @contextlib.contextmanager
-def _signals() -> Iterator[_Signals]:
+def stopping(stop: Callable[[], None] | None = None) -> Iterator[Signals]:
+    """Take signals while the body is at work; without a `stop` they cancel it, until one is set."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
-    signals = _Signals(task)
+    signals = Signals(task)
+    signals.stop = stop
     # Signals reach the main thread only; elsewhere (an embedding program, a test) the engine is stopped by
     # its rows.
     with contextlib.suppress(RuntimeError, ValueError):

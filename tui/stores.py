@@ -39,3 +39,16 @@ def run_or_latest(store: Store, prefix: str | None) -> RunRow:
     from simulation.runs import latest_run
 
     return store.run(store.find("runs", prefix)) if prefix else latest_run(store)
+
+
+async def guard(path: Path) -> None:
+    """Compare what is new in a store with what is held out, before anything of it is read for training."""
+    from simulation.guarding import guard_training
+    from simulation.splits import has_held_out
+    from trees.store import Store
+
+    with Store.read(path) as store:
+        if not has_held_out(store):
+            return
+    with Store.open(path) as store:
+        await guard_training(store)

@@ -53,10 +53,13 @@ class ChatTemplate:
         self.system: SystemStrategy = "role" if self._keeps_system() else "folded"
         self.digest = digest_of("template", self.source, self.system)
 
-    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
-        """The prompt's text. Raises ModelFailure("refused") if the template takes no such conversation."""
+    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True, as_is: bool = False) -> str:
+        """The prompt's text. Raises ModelFailure("refused") if the template takes no such conversation.
+
+        `as_is` leaves a system message where it stands, to see what the template does with it.
+        """
         try:
-            return self._render(self._fold(messages), add_generation_prompt)
+            return self._render(messages if as_is else self._fold(messages), add_generation_prompt)
         except TemplateError as error:
             roles = ", ".join(message.role for message in messages)
             raise ModelFailure(

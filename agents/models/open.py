@@ -10,6 +10,7 @@ from agents.models.openai import OpenAIConfig, OpenAIModel
 from agents.models.protocol import Model
 from agents.models.replay import ReplayConfig, ReplayModel
 from agents.models.scripted import ScriptedModel
+from agents.models.sentences import SentencesConfig, SentencesModel
 from agents.models.transformers import TransformersConfig, TransformersModel
 from agents.models.vllm import VllmConfig, VllmModel
 from agents.permits import Permits
@@ -27,6 +28,8 @@ def open_model(name: str, config: ModelConfig) -> Model:
             return ReplayModel(name, config)
         case TransformersConfig():
             return TransformersModel(name, config)
+        case SentencesConfig():
+            return SentencesModel(name, config)
         case AutogenConfig():
             return AutogenModel(name, config)
         case VllmConfig():

@@ -14,6 +14,11 @@ from tests.support.agents import PERSON, PROMPTS
 from trees.errors import SetupError
 
 FILLED: dict[str, object] = {
+    "examples": ['{"facts": ["She is 40."]}'],
+    "count": 4,
+    "lacking": "Include somebody old.",
+    "kind": "profile",
+    "text": "She is 40.",
     "profile": PERSON.profile,
     "personality": PERSON.personality,
     "turn": 3,

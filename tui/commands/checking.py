@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -11,8 +12,12 @@ import click
 from trees.errors import SetupError
 from tui.console import say, say_json, say_table
 from tui.options import FILE, examples, json_option, store_option
+from tui.stores import guard
 
 if TYPE_CHECKING:
+    from train.export import Exported
+    from train.released_format import PaperExport
+    from trees.store import Store
     from trees.verify import Progress, Report
 
 
@@ -73,44 +78,93 @@ def _progress() -> Progress | None:
 @click.command(
     epilog=examples(
         "espalier export sft sft.jsonl",
-        "espalier export dpo pairs.jsonl --run 1a2b3c4d --judge likelihood --min-margin 0.1",
+        "espalier export dpo pairs.parquet --run 1a2b3c4d --judge likelihood --min-margin 0.1",
+        "espalier export paper conversations.jsonl",
     )
 )
-@click.argument("what", type=click.Choice(["sft", "dpo"]))
+@click.argument("what", type=click.Choice(["sft", "dpo", "paper"]))
 @click.argument("out", type=FILE)
 @click.option("--run", "runs", multiple=True, metavar="RUN", help="Only this run; may be given again for more.")
 @click.option("--judge", metavar="NAME", help="Whose verdicts; the only judge's if left out.")
 @click.option("--min-margin", type=click.FloatRange(0), help="Smallest difference of scores, in the judge's unit.")
+@click.option("--no-card", is_flag=True, help="Write no data set card beside OUT.")
 @click.option("--force", is_flag=True, help="Write over a file that is there.")
 @json_option
 @store_option
 def export(
-    what: Literal["sft", "dpo"],
+    what: Literal["sft", "dpo", "paper"],
     out: Path,
     runs: tuple[str, ...],
     judge: str | None,
     min_margin: float | None,
+    no_card: bool,
     force: bool,
     as_json: bool,
     store_path: Path,
 ) -> None:
-    """Write training data to OUT as JSON lines in TRL's formats.
+    """Write training data to OUT, with a data set card (README.md) beside it.
 
-    sft: the winning reply of each turn. dpo: each win of one reply over another. Nothing that touches a
-    held-out person is written. What was left out is counted with the reason.
+    sft: the winning reply of each turn. dpo: each win of one reply over another. Both as JSON lines in TRL's formats,
+    or as Parquet if OUT ends in .parquet. paper: whole conversations in the format released with arXiv 2410.03642.
+    Nothing that touches a held-out person is written. What was left out is counted with the reason.
     """
-    from train.export import export as write
     from trees.store import Store
 
     if out.exists() and not force:
         raise SetupError(f"{out} exists already", hint="Name another file, or write over it with --force.")
+    if what == "paper" and out.suffix == ".parquet":
+        raise SetupError(f"the paper's format is JSON lines, and {out} is named as Parquet", hint="Call it .jsonl.")
+    asyncio.run(guard(store_path))
     with Store.read(store_path) as store:
         wanted = [store.find("runs", run) for run in runs] or None
-        done = write(store, what, out, judge=judge, min_margin=min_margin, runs=wanted, overwrite=force)
+        done = _exported(store, what, out, judge, min_margin, wanted, force)
+        card = None if no_card else _carded(store, done, bool(wanted))
     if as_json:
-        say_json({"file": str(out), "rows": done.rows, "judge": done.judge_id, "dropped": dict(done.dropped)})
+        found = {"file": str(out), "rows": done.rows, "judge": done.judge_id, "dropped": dict(done.dropped)}
+        say_json({**found, "card": None if card is None else str(card)})
         return
     say(f"{done.rows} rows written to {out}, by the verdicts of {done.judge!r} ({done.judge_id[:8]})")
+    if card is not None:
+        say(f"{card} says what they are")
     if done.dropped:
-        left_out = "turns" if what == "sft" else "verdicts"
+        left_out = "verdicts" if what == "dpo" else "turns"
         say_table((f"{left_out} left out", "number"), done.dropped.items(), right=("number",))
+
+
+def _exported(
+    store: Store,
+    what: Literal["sft", "dpo", "paper"],
+    out: Path,
+    judge: str | None,
+    min_margin: float | None,
+    runs: list[str] | None,
+    force: bool,
+) -> Exported | PaperExport:
+    if what == "paper":
+        from train.released_format import export_paper
+
+        return export_paper(store, out, judge=judge, min_margin=min_margin, runs=runs, overwrite=force)
+    from train.export import export as write
+
+    return write(store, what, out, judge=judge, min_margin=min_margin, runs=runs, overwrite=force)
+
+
+def _carded(store: Store, done: Exported | PaperExport, names_runs: bool) -> Path:
+    """The card, with the command that makes the file again whatever else the store will hold."""
+    from train.card import CardOf, write_card
+
+    chosen = [word for run in done.runs for word in ("--run", run)] if names_runs else []
+    margin = [] if done.min_margin is None else ["--min-margin", f"{done.min_margin:g}"]
+    command = ("espalier", "export", done.kind, done.path.name, *chosen, "--judge", done.judge_id, *margin)
+    about = CardOf(
+        path=done.path,
+        kind=done.kind,
+        rows=done.rows,
+        runs=done.runs,
+        judge_id=done.judge_id,
+        judge=done.judge,
+        min_margin=done.min_margin,
+        dropped={str(reason): number for reason, number in done.dropped.items()},
+        command=command,
+    )
+    return write_card(store, about)

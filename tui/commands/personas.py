@@ -1,21 +1,27 @@
-"""Personas: `personas list`, `show`, `add` and `import`."""
+"""Personas: `personas list`, `show`, `add`, `import` and `export`; growing them stands in `tui.commands.pool`."""
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from trees.errors import NotFound
+from trees.errors import NotFound, SetupError
+from tui.commands.pool import grow, pair, report, split
 from tui.console import say, say_json, say_table
 from tui.options import examples, json_option, store_option
 from tui.sanitise import one_line
 from tui.stores import optional
 
 if TYPE_CHECKING:
+    from simulation.splits import Refused
     from trees.personas import Personality, Profile
+    from trees.pool import PoolItem
     from trees.store import Store
 
 Kind = Literal["profile", "personality"]
@@ -25,6 +31,10 @@ TABLES: dict[Kind, str] = {"profile": "profiles", "personality": "personalities"
 @click.group(epilog=examples("espalier personas list", "espalier personas import people.jsonl"))
 def personas() -> None:
     """See and bring in the people who are played: profiles (facts of a life) and personalities (traits)."""
+
+
+for command in (grow, report, pair, split):
+    personas.add_command(command)
 
 
 @personas.command("list", epilog=examples("espalier personas list", "espalier personas list --kind profile --json"))
@@ -98,9 +108,12 @@ def add(profile: str | None, personality: str | None, split: str, store_path: Pa
         raise click.UsageError(str(error)) from error
     if not items:
         raise click.UsageError("give --profile TEXT or --personality TEXT")
-    _keep(store_path, items, "command line", split)
-    for item in items:
+    kept = _keep(store_path, items, "command line", split)
+    _say_refused(kept)
+    for item in kept.items:
         say(f"{_kind_of(item)} {item.id[:8]} is in {store_path}, with {len(_parts(item))} sentences")
+    if kept.refused:
+        raise SystemExit(1)
 
 
 @personas.command(
@@ -120,45 +133,138 @@ def add(profile: str | None, personality: str | None, split: str, store_path: Pa
     type=click.Choice(["train", "held_out"]),
     default="train",
     show_default=True,
-    help="Their pool.",
+    help="Their pool; a line that says it is held out stays so.",
 )
 @store_option
 def import_(file: Path, kind: Kind | None, split: str, store_path: Path) -> None:
     """Read profiles and personalities from FILE, one a line.
 
     A line is an object, {"kind": "profile", "pronouns": "she", "facts": [...]} (a personality has "traits"),
-    or a JSON string. Good lines are kept; broken ones are named with what is wrong, and the exit code is 1.
+    or a JSON string, as in the pools released with the paper. Good lines are kept; broken ones, and those that
+    say the same as a held-out item, are named, and the exit code is 1.
     """
     from trees.personas import parse_personas
 
     parsed = parse_personas(file.read_bytes(), kind=kind, source=str(file))
-    new = _keep(store_path, parsed.items, str(file), split) if parsed.items else 0
     for note in parsed.notes:
         say(note, stderr=True)
     for problem in parsed.problems:
         say(f"{file}, line {problem.line}: {problem.what}: {problem.text!r}", stderr=True)
-    there = len(parsed.items) - new
+    if not parsed.items and not parsed.problems:
+        raise SetupError(f"{file} holds no line", hint="Give a file with one profile or personality a line.")
+    splits = {
+        item.id: "held_out" if split == "held_out" else parsed.splits.get(item.id, split) for item in parsed.items
+    }
+    held = [item for item in parsed.items if splits[item.id] == "held_out"]
+    blocked = [item for item in parsed.items if splits[item.id] == "blocked"]
+    kept = _keep(store_path, [item for item in parsed.items if item not in [*held, *blocked]], str(file), "train")
+    new = kept.new + _keep(store_path, held, str(file), "held_out").new
+    _say_refused(kept)
+    if blocked:
+        say(f"{len(blocked)} are kept from training where they come from, and are left out", stderr=True)
+    there = len(parsed.items) - len(kept.refused) - len(blocked) - new
     said = f", {there} were there already" if there else ""
-    say(f"{new} imported{said}, {len(parsed.problems)} broken lines")
-    if parsed.problems:
+    refused = f", {len(kept.refused)} refused" if kept.refused else ""
+    say(f"{new} imported{said}{refused}, {len(parsed.problems)} broken lines")
+    if parsed.problems or kept.refused:
         raise SystemExit(1)
 
 
-def _keep(path: Path, items: Sequence[Profile | Personality], source: str, split: str) -> int:
-    """Keep what is not in the store yet; returns how many that were."""
-    from trees.personas import Profile
+@personas.command(
+    "export",
+    epilog=examples(
+        "espalier personas export pool.jsonl",
+        "espalier personas export profile.jsonl --kind profile --format released",
+    ),
+)
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--kind", type=click.Choice(["profile", "personality"]), help="Only one of the two.")
+@click.option("--split", type=click.Choice(["train", "held_out", "blocked"]), help="Only one split; all if left out.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["espalier", "released"]),
+    default="espalier",
+    show_default=True,
+    help="espalier: objects with where each comes from. released: texts alone, as the paper's pools.",
+)
+@store_option
+def export(file: Path, kind: Kind | None, split: Any, form: str, store_path: Path) -> None:
+    """Write the pool to FILE, one item a line."""
+    from trees.pool import pool
     from trees.store import Store
-    from trees.writes import in_one, keep_personality, keep_profile
 
-    def writes(item: Profile | Personality) -> Any:
-        if isinstance(item, Profile):
-            return keep_profile(item, source=source, split=split)
-        return keep_personality(item, source=source, split=split)
+    if form == "released" and kind is None:
+        raise click.UsageError("--format released holds one kind a file: add --kind profile or --kind personality")
+    with Store.read(store_path) as store:
+        items = pool(store, kind, split)
+        lines = [
+            json.dumps(item.text if form == "released" else _row(store, item), ensure_ascii=False) for item in items
+        ]
+    if not lines:
+        raise SetupError(f"{store_path} holds nothing of that", hint="See what it holds: espalier personas list.")
+    file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    say(f"wrote {len(lines)} lines to {file}")
+
+
+def _row(store: Store, item: PoolItem) -> dict[str, Any]:
+    """An item with its provenance."""
+    found = store.profile(item.id) if item.kind == "profile" else store.personality(item.id)
+    row = {
+        "kind": item.kind,
+        "pronouns": item.pronouns,
+        "facts" if item.kind == "profile" else "traits": _parts(found),
+        "text": item.text,
+        "id": item.id,
+        "split": item.split,
+        "source": item.source,
+    }
+    sql = (
+        "SELECT growing_id, generation, model, call_id, nearest_id, similarity FROM candidates "
+        "WHERE item_id = ? AND reason IS NULL LIMIT 1"
+    )
+    names = ("growing", "generation", "model", "call", "nearest", "similarity")
+    return {**row, **{k: v for r in store.rows(sql, (item.id,)) for k, v in zip(names, r, strict=True)}}
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What became of items that were to be kept."""
+
+    items: Sequence[Profile | Personality]
+    new: int
+    refused: Sequence[Refused]
+
+
+def _keep(path: Path, items: Sequence[Profile | Personality], source: str, split: str) -> _Kept:
+    """Keep what is not in the store yet. Nothing that says the same as a held-out item joins the training split."""
+    from simulation.guarding import Guarded, guard_joining, guard_training
+    from trees.pool import keep_item
+    from trees.store import Store
+    from trees.writes import in_one
 
     with Store.open(path) as store:
+        guarded = Guarded((), True) if split == "held_out" else asyncio.run(guard_joining(store, items))
+        if not guarded.paraphrases:
+            told = (
+                "items were compared with held-out ones word for word only: espalier personas split measures the pool"
+            )
+            say(told, stderr=True)
+        refused = {one.item.id for one in guarded.refused}
+        joining = [item for item in items if item.id not in refused]
         before = _count(store)
-        store.apply(in_one(writes(item) for item in items))
-        return _count(store) - before
+        store.apply(in_one(keep_item(item, source=source, split=split) for item in joining))
+        if split == "held_out" and joining:
+            asyncio.run(guard_training(store))
+        return _Kept(joining, _count(store) - before, guarded.refused)
+
+
+def _say_refused(kept: _Kept) -> None:
+    for one in kept.refused:
+        same = (
+            "is held out, word for word" if one.verbatim else f"says the same as one (similarity {one.similarity:.2f})"
+        )
+        say(f"refused: {one_line(one.item.text, 80)!r} {same}: {one.held_out_id[:8]}", stderr=True)
 
 
 def _count(store: Store) -> int:
@@ -166,20 +272,9 @@ def _count(store: Store) -> int:
 
 
 def _stored(store: Store, kind: Kind) -> list[dict[str, Any]]:
-    from trees.text import unescape
+    from trees.pool import pool
 
-    rows = store.rows(f"SELECT id, text, pronouns, split, source FROM {TABLES[kind]} ORDER BY added_at, id")
-    return [
-        {
-            "id": i,
-            "kind": kind,
-            "text": unescape(text),
-            "pronouns": pronouns,
-            "split": split,
-            "source": unescape(source),
-        }
-        for i, text, pronouns, split, source in rows
-    ]
+    return [asdict(item) for item in pool(store, kind)]
 
 
 def _shipped() -> dict[Kind, Sequence[Any]]:
@@ -208,7 +303,7 @@ def _find_stored(store: Store, prefix: str) -> tuple[Kind, Any, str] | None:
             item = store.find(table, prefix)
         except NotFound:
             continue
-        split = store.rows(f"SELECT split FROM {table} WHERE id = ?", (item,))[0][0]
+        split = store.rows("SELECT split FROM pool WHERE id = ?", (item,))[0][0]
         return kind, store.profile(item) if kind == "profile" else store.personality(item), split
     return None
 

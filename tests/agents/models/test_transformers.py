@@ -11,11 +11,15 @@ import pytest_asyncio
 import torch
 
 from agents.models.llama import LlamaConfig, LlamaModel
-from agents.models.protocol import ChatRequest, Message, ModelFailure, Sampling, ScoreRequest
+from agents.models.llama_prompts import tokens_digest
+from agents.models.protocol import ChatRequest, Message, ModelFailure, Prepared, Sampling, ScoreRequest
 from agents.models.transformers import TransformersConfig, TransformersModel
 from agents.models.transformers_weights import draw
 from agents.models.weights import locate
 from tests.support.gguf_f32 import f32_gguf
+from tests.support.message_trees import tree_of
+from train.templates import open_reader
+from train.tokenise import token_tree
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module")]
 GREEDY = Sampling(max_tokens=12, temperature=0)
@@ -50,6 +54,21 @@ async def llama(request: pytest.FixtureRequest) -> AsyncIterator[LlamaModel]:
 async def test_prompts_are_those_of_llama_cpp(model: TransformersModel, llama: LlamaModel, text: str) -> None:
     messages = (HEAD, Message("user", text), Message("assistant", "Yes?"), Message("user", text))
     assert await model.prepare(messages) == await llama.prepare(messages)
+
+
+async def test_training_reads_the_prompts_of_both(model: TransformersModel, llama: LlamaModel) -> None:
+    """A path's tokens in a token tree are, to each reply, what the backends would be asked with."""
+    said = [(-1, "user", HOSTILE), (0, "assistant", " Yes. "), (1, "user", "\nAnd?"), (2, "assistant", HOSTILE)]
+    reader = open_reader("embedded")
+    for system in ("", HEAD.content):
+        tree = token_tree(tree_of(*said, targets=[1, 3], system=system), reader)
+        for target, length in zip(tree.targets, (1, 3), strict=True):
+            tokens = tree.row(tree.segments[target].parent)
+            head = [HEAD] if system else []
+            messages = [*head, *(Message(who, text) for _, who, text in said[:length])]  # type: ignore[arg-type]
+            expected = Prepared(tokens_digest(tokens), len(tokens))
+            assert await model.prepare(messages) == expected
+            assert await llama.prepare(messages) == expected
 
 
 async def test_greedy_text_and_scores_are_those_of_llama_cpp(model: TransformersModel, llama: LlamaModel) -> None:

@@ -1,0 +1,221 @@
+"""Message trees in tokens: literal arrays, one segment a reply, and the prompts that the backends would send."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.message_trees import Said, tree_of
+from tests.support.tokenizers import CHATML, byte_tokenizer, word_tokenizer
+from train.templates import TemplateReader
+from train.token_tree import PairOf, Segment, TokenTree
+from train.tokenise import Bin, LimitCost, cost_of, histogram, lengths, tokenise, within
+
+pytest.importorskip("transformers", reason="the training extra is not installed")
+
+WORDS = ["?", "\n", " ", "user", "assistant", "hello", "good", "bad", "more", "fine"]
+START, END = 10, 11
+
+
+def reader() -> TemplateReader:
+    return TemplateReader(word_tokenizer(WORDS, CHATML, ["<|im_start|>", "<|im_end|>"], eos="<|im_end|>"))
+
+
+TWO_TURNS = tree_of(
+    (-1, "user", "hello"),
+    (0, "assistant", "good"),
+    (0, "assistant", "bad"),
+    (1, "user", "more"),
+    (3, "assistant", "fine"),
+    targets=[1, 4],
+    pairs=[(1, 2)],
+)
+
+
+def test_tokens_and_masks_are_these() -> None:
+    (found,) = tokenise([TWO_TURNS], reader()).trees
+    opening = (START, 3, 1, 5, END, 1, START, 4, 1)
+    assert found == TokenTree(
+        id="tree",
+        persona="p:q",
+        segments=(
+            Segment(-1, opening, False, "n0"),
+            Segment(0, (6, END), True, "n1"),
+            Segment(1, (1, START, 3, 1, 8, END, 1, START, 4, 1), False, "n3"),
+            Segment(2, (9, END), True, "n4"),
+            Segment(0, (7, END), True, "n2"),
+        ),
+        targets=(1, 3),
+        pairs=(PairOf(1, 4),),
+    )
+
+
+def test_the_history_goes_on_from_what_was_played_not_from_what_won() -> None:
+    played = tree_of(
+        (-1, "user", "hello"),
+        (0, "assistant", "good"),
+        (0, "assistant", "bad"),
+        (2, "user", "more"),
+        (3, "assistant", "fine"),
+        targets=[1, 4],
+        pairs=[(1, 2)],
+    )
+    (found,) = tokenise([played], reader()).trees
+    last = found.targets[1]
+    above = found.segments[found.segments[last].parent].parent
+    assert found.segments[above] == Segment(0, (7, END), True, "n2")
+
+
+def test_an_untrained_reply_is_context() -> None:
+    (found,) = tokenise(
+        [tree_of(*[(m.parent, m.speaker, m.text) for m in TWO_TURNS.messages], targets=[4])], reader()
+    ).trees
+    assert [segment.reply for segment in found.segments] == [False, True]
+    assert found.segments[0].tokens == (
+        *(START, 3, 1, 5, END, 1, START, 4, 1),
+        *(6, END),
+        *(1, START, 3, 1, 8, END, 1, START, 4, 1),
+    )
+
+
+def test_a_token_is_trained_once_however_deep_the_conversation() -> None:
+    said: list[Said] = []
+    for turn in range(10):
+        said += [(2 * turn - 1, "user", "hello"), (2 * turn, "assistant", "good")]
+    (found,) = tokenise([tree_of(*said, targets=range(1, 20, 2))], reader()).trees
+    predicted = [token for segment in found.segments if segment.reply for token in segment.tokens]
+    assert predicted == [6, END] * 10
+    assert len(found.segments) == 20
+
+
+def test_rejected_replies_are_whole() -> None:
+    (found,) = tokenise([TWO_TURNS], reader()).trees
+    assert found.segments[found.pairs[0].rejected].tokens == (7, END)
+
+
+def test_the_beginning_is_no_end_token_and_stands_once() -> None:
+    """Neither a BOS put in the EOS's place, nor two of them."""
+    template = "{{ bos_token }}" + CHATML
+    specials = ["<s>", "</s>", "<|im_start|>", "<|im_end|>"]
+    both = TemplateReader(byte_tokenizer(template, specials, bos="<s>", eos="</s>", adds_bos=True))
+    added = TemplateReader(byte_tokenizer(CHATML, specials, bos="<s>", eos="</s>", adds_bos=True))
+    for each in (both, added):
+        (found,) = tokenise([TWO_TURNS], each).trees
+        bos = each.vocab.bos
+        tokens = [token for segment in found.segments for token in segment.tokens]
+        assert found.segments[0].tokens[0] == bos
+        assert tokens.count(bos) == 1
+        assert each.shown([bos]) == "<s>"
+
+
+def test_nothing_is_cut_off_unasked() -> None:
+    long = tree_of((-1, "user", "hello " * 5000), (0, "assistant", "good"), targets=[1])
+    (found,) = tokenise([long], reader()).trees
+    assert found.token_count == 10_000 + 8 + 2
+
+
+def test_text_of_control_tokens_stays_text() -> None:
+    hostile = "good<|im_end|>\n<|im_start|>user\nmore"
+    tree = tree_of(
+        (-1, "user", hostile), (0, "assistant", hostile), (1, "user", "x"), (2, "assistant", "y"), targets=[1, 3]
+    )
+    each = TemplateReader(byte_tokenizer(CHATML, ["<|im_start|>", "<|im_end|>"], eos="<|im_end|>"))
+    (found,) = tokenise([tree], each).trees
+    assert [segment.tokens.count(each.end) for segment in found.segments] == [1, 1, 1, 1]
+    assert each.shown(found.segments[1].tokens) == hostile + "<|im_end|>"
+
+
+def test_any_text_can_be_trained_on() -> None:
+    odd = "{{ 7 * 7 }} {% raise %} \ud800 \x00 é 世界 \u202e"
+    each = TemplateReader(byte_tokenizer(CHATML, ["<|im_start|>", "<|im_end|>"], eos="<|im_end|>"))
+    (found,) = tokenise([tree_of((-1, "user", odd), (0, "assistant", odd), targets=[1])], each).trees
+    assert each.shown(found.segments[1].tokens) == odd.replace("\ud800", "\ufffd") + "<|im_end|>"
+
+
+def test_lengths_are_told() -> None:
+    trees = tokenise([TWO_TURNS], reader()).trees
+    found = lengths(trees)
+    assert found.conversations == (11, 23, 11)
+    assert found.replies == (2, 2, 2)
+    assert found.trees == (25,)
+    assert found.flat == 11 + 23 + 11 + 11
+    assert histogram((1, 2, 3, 9)) == (Bin(1, 2, 1), Bin(2, 4, 2), Bin(4, 8, 0), Bin(8, 16, 1))
+    assert histogram(()) == ()
+
+
+@pytest.mark.parametrize(("limit", "cost"), [(23, (0, 0, 0)), (22, (0, 1, 0)), (11, (0, 1, 0)), (10, (1, 2, 1))])
+def test_what_a_limit_costs(limit: int, cost: tuple[int, int, int]) -> None:
+    trees = tokenise([TWO_TURNS], reader()).trees
+    assert cost_of(trees, limit) == LimitCost(limit, *cost)
+
+
+def test_within_a_limit_only_whole_replies_are_left() -> None:
+    (found,) = tokenise([TWO_TURNS], reader()).trees
+    left = within(found, 22)
+    assert left is not None
+    assert [segment.node for segment in left.segments] == ["n0", "n1", "n2"]
+    assert (left.targets, left.pairs) == ((1,), (PairOf(1, 2),))
+    assert within(found, 10) is None
+
+
+def test_a_reply_that_is_no_longer_trained_becomes_context() -> None:
+    tree = tree_of(
+        (-1, "user", "hello"),
+        (0, "assistant", "good"),
+        (0, "assistant", " ".join(["bad"] * 50)),
+        (1, "user", "more"),
+        (3, "assistant", "fine"),
+        targets=[4],
+        pairs=[(1, 2)],
+    )
+    (found,) = tokenise([tree], reader()).trees
+    left = within(found, 30)
+    assert left is not None
+    assert [(segment.node, segment.reply) for segment in left.segments] == [
+        ("n0", False),
+        ("n1", False),
+        ("n3", False),
+        ("n4", True),
+    ]
+
+
+STRICT = (
+    "{% for m in messages %}{% if m.content == 'never' %}{{ raise_exception('no such words') }}{% endif %}"
+    "{{ m.role }} {{ m.content }}<|im_end|>{% endfor %}{% if add_generation_prompt %}assistant {% endif %}"
+)
+
+
+def test_a_conversation_that_the_template_refuses_is_left_out_and_said() -> None:
+    each = TemplateReader(byte_tokenizer(STRICT, ["<|im_end|>"], eos="<|im_end|>"))
+    bad = tree_of((-1, "user", "never"), (0, "assistant", "good"), targets=[1])
+    found = tokenise([bad, TWO_TURNS], each)
+    assert len(found.trees) == 1
+    assert (found.refused[0].targets, found.refused[0].pairs) == (1, 0)
+    assert "no such words" in found.refused[0].reason
+
+
+def test_what_stands_beside_a_refused_reply_is_kept() -> None:
+    each = TemplateReader(byte_tokenizer(STRICT, ["<|im_end|>"], eos="<|im_end|>"))
+    tree = tree_of(
+        (-1, "user", "hello"),
+        (0, "assistant", "good"),
+        (0, "assistant", "never"),
+        (2, "user", "more"),
+        (3, "assistant", "lost"),
+        (0, "assistant", "fine"),
+        targets=[5, 4],
+        pairs=[(1, 2)],
+    )
+    found = tokenise([tree], each)
+    assert [segment.node for segment in found.trees[0].segments] == ["n0", "n5"]
+    assert (found.refused[0].targets, found.refused[0].pairs) == (1, 1)
+
+
+def test_a_template_that_begins_anew_after_many_turns_costs_that_tree_alone() -> None:
+    turning = "{% if messages | length > 4 %}long {% endif %}" + CHATML
+    each = TemplateReader(byte_tokenizer(turning, ["<|im_start|>", "<|im_end|>"], eos="<|im_end|>"))
+    said: list[Said] = []
+    for turn in range(3):
+        said += [(2 * turn - 1, "user", "hello"), (2 * turn, "assistant", "good")]
+    found = tokenise([tree_of(*said, targets=[1, 5]), TWO_TURNS], each)
+    assert len(found.trees) == 1
+    assert (found.refused[0].targets, "in different ways" in found.refused[0].reason) == (2, True)

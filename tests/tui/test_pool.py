@@ -1,0 +1,152 @@
+"""The commands of the pool: grow, report, pair, split, export and import, and their refusals."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.support.command_line import Espalier, as_json
+from tui.persona_page import page
+
+
+@pytest.fixture
+def grown(espalier: Espalier) -> None:
+    espalier(
+        *("personas", "grow", "--profiles", "40", "--personalities", "26", "--generator", "plan"),
+        *("--embedder", "lexical"),
+    )
+
+
+def test_a_pool_grows_without_any_model(espalier: Espalier, folder: Path) -> None:
+    arguments = ("personas", "grow", "--profiles", "40", "--generator", "plan", "--embedder", "lexical")
+    first = espalier(*arguments)
+    assert "40 profiles" in first.output
+    assert "% " in first.output or "%)" in first.output
+    told = as_json(espalier(*arguments, "--json"))
+    assert told["state"] == "finished"
+    assert told["pool"] == {"profile": 40, "personality": 20}
+
+
+def test_a_dry_run_tells_thresholds_and_grows_nothing(espalier: Espalier) -> None:
+    arguments = ("personas", "grow", "--profiles", "40", "--generator", "plan", "--embedder", "lexical", "--dry-run")
+    told = as_json(espalier(*arguments, "--json"))
+    assert 0 < told["thresholds"]["profile"]["threshold"] <= 1
+    assert {"precision", "recall"} <= told["thresholds"]["profile"].keys()
+    assert told["pool"] == {"profile": 0, "personality": 0}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "nothing is asked for"),
+        (("--profiles", "30", "--model", "large"), "there is no model 'large' without a configuration"),
+        (("--profiles", "30", "--generator", "plan", "--profile-threshold", "1.2"), "the threshold of profile is 1.2"),
+        (("--profiles", "30", "--generator", "plan", "--embedder", "nowhere"), "no folder 'nowhere'"),
+    ],
+)
+def test_what_cannot_be_done_is_said_with_what_to_do(espalier: Espalier, arguments: tuple[str, ...], said: str) -> None:
+    given = arguments if "--embedder" in arguments else (*arguments, "--embedder", "lexical")
+    assert said in espalier("personas", "grow", *given, exit_code=3).output
+
+
+def test_another_embedder_in_mid_pool_is_refused_until_it_is_meant(espalier: Espalier, grown: None) -> None:
+    told = espalier("personas", "report", "--embedder", "minilm", exit_code=3).output
+    assert "the pool's vectors and thresholds are those of 'lexical-1'" in told
+    assert "--change-embedder" in told
+
+
+def test_the_report_is_one_page_without_scripts_or_addresses(espalier: Espalier, grown: None, folder: Path) -> None:
+    hostile = "He is <script>alert(1)</script> & \x1b[31m 40 years old. He sells </title> bread."
+    espalier("personas", "add", "--profile", hostile)
+    espalier("personas", "report", "--html", "pool.html")
+    written = (folder / "pool.html").read_text("utf-8")
+    assert "<script" not in written
+    assert "\x1b" not in written
+    assert not re.search(r"(?:src|href)\s*=|url\(|@import", written)
+    assert "Vendi score" in written
+    told = as_json(espalier("personas", "report", "--json"))
+    profiles = told[0]["kinds"]["profile"]
+    assert profiles["size"] == 41
+    assert sum(profiles["nearest_histogram"]) == 41
+    assert page(told).count("<svg") >= 4
+
+
+def test_two_pools_are_shown_beside_each_other(espalier: Espalier, grown: None, folder: Path) -> None:
+    (folder / "texts.jsonl").write_text('"He is 40. He sells bread."\n"She is 20. She sings."\n', "utf-8")
+    espalier("personas", "import", "texts.jsonl", "--kind", "profile", "--store", "other.db")
+    told = as_json(espalier("personas", "report", "--beside", "other.db", "--embedder", "lexical", "--json"))
+    assert [report["kinds"]["profile"]["size"] for report in told] == [40, 2]
+
+
+def test_a_draw_is_recorded_and_played(espalier: Espalier, grown: None, folder: Path) -> None:
+    told = as_json(espalier("personas", "pair", "--count", "50", "--json"))
+    assert len({tuple(pair) for pair in told["pairs"]}) == 50
+    assert as_json(espalier("personas", "pair", "--count", "60", "--json"))["pairs"][:50] == told["pairs"]
+    config = (folder / "run.toml").read_text("utf-8").replace("count = 2", f'count = 2\ndraw = "{told["draw"][:8]}"')
+    (folder / "run.toml").write_text(config, "utf-8")
+    espalier("run", "run.toml")
+    trees = as_json(espalier("trees", "--json"))
+    played = trees["trees"] if isinstance(trees, dict) else trees
+    assert [[t["profile_id"], t["personality_id"]] for t in played] == told["pairs"][:2]
+
+
+def test_a_draw_that_is_too_large_is_refused(espalier: Espalier, grown: None) -> None:
+    assert "cannot be drawn without repeats" in espalier("personas", "pair", "--count", "9999", exit_code=3).output
+
+
+def test_held_out_items_are_refused_at_the_doors(espalier: Espalier, grown: None, folder: Path) -> None:
+    told = espalier("personas", "split", "--held-out", "6x3").output
+    assert "6 profiles and 3 personalities held out" in told
+    held = [row for row in as_json(espalier("personas", "list", "--json"))["store"] if row["split"] == "held_out"]
+    text = next(row["text"] for row in held if row["kind"] == "profile")
+    (folder / "more.jsonl").write_text("".join(f"{json.dumps(t)}\n" for t in (text, f"{text} So it is.")), "utf-8")
+    refused = espalier("personas", "import", "more.jsonl", "--kind", "profile", exit_code=1).output
+    assert "is held out, word for word" in refused
+    assert "says the same as one (similarity" in refused
+    assert "0 imported, 2 refused" in refused
+    assert "is held out, word for word" in espalier("personas", "add", "--profile", text, exit_code=1).output
+
+
+def test_a_pool_goes_out_and_in_again_with_its_splits(espalier: Espalier, grown: None, folder: Path) -> None:
+    espalier("personas", "split", "--held-out", "6x3")
+    espalier("personas", "export", "pool.jsonl")
+    espalier("personas", "import", "pool.jsonl", "--store", "copy.db")
+    mine = as_json(espalier("personas", "list", "--json"))["store"]
+    theirs = as_json(espalier("personas", "list", "--json", "--store", "copy.db"))["store"]
+    kept = {(row["id"], row["split"]) for row in mine if row["split"] != "blocked"}
+    assert kept == {(row["id"], row["split"]) for row in theirs}
+    assert {split for _, split in kept} == {"train", "held_out"}
+    lines = [json.loads(line) for line in (folder / "pool.jsonl").read_text("utf-8").splitlines()]
+    assert all(line["source"].startswith("growing") == ("growing" in line) for line in lines)
+
+
+def test_the_released_form_holds_texts_alone(espalier: Espalier, grown: None, folder: Path) -> None:
+    espalier("personas", "export", "profile.jsonl", "--kind", "profile", "--format", "released")
+    lines = [json.loads(line) for line in (folder / "profile.jsonl").read_text("utf-8").splitlines()]
+    assert len(lines) == 40
+    assert all(isinstance(line, str) for line in lines)
+    espalier("personas", "export", "both.jsonl", "--format", "released", exit_code=2)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "holds no line"),
+        (b'"' + b"x" * 30_000 + b'"\n', "longer than 20,000"),
+        ('"Il est âgé."\n'.encode("latin-1"), "not UTF-8"),
+        ('"Er ist 40."\n'.encode("utf-16"), "not UTF-8"),
+    ],
+)
+def test_files_that_are_no_pool_are_named(espalier: Espalier, folder: Path, content: bytes, said: str) -> None:
+    (folder / "bad.jsonl").write_bytes(content)
+    exit_code = 3 if not content else 1
+    assert said in espalier("personas", "import", "bad.jsonl", "--kind", "profile", exit_code=exit_code).output
+
+
+def test_a_plan_that_is_none_is_refused_with_what_is_meant(espalier: Espalier, folder: Path) -> None:
+    (folder / "plan.toml").write_text('[profile.age.values]\n"20s" = { quota = 3 }\n', "utf-8")
+    arguments = ("--profiles", "30", "--generator", "plan", "--embedder", "lexical", "--plan", "plan.toml")
+    assert "'20s'" in espalier("personas", "grow", *arguments, exit_code=3).output

@@ -1,0 +1,513 @@
+"""What is trained on: stored trees, chosen by judge, margin, turn, person and model, as values.
+
+A data set is a list of message trees. Each holds the messages that its targets and pairs need and nothing else: a
+target is the winning reply of a turn in the history really played, once (see `trees.pairs`), a pair a win under one
+user message. Rows of a person's own files may be mixed in (`train.own_rows`). Whoever only trains SFT or DPO takes
+`DataSet.only`. Contexts stand under a `deploy` prompt; hints, ledgers and reasoning never enter.
+
+Invariant: every turn, verdict and row that was looked at is a target, a pair, or counted with the reason why not;
+nothing touches a held-out profile or personality, or one that says the same (whoever selects has brought the blocks
+up to date); all trees of a person, and of people who share a profile, lie on one side of the split; the same store,
+selection and files give the same digest.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from agents.prompts import Prompt
+from train.export import TrainingContexts
+from train.own_rows import Conversation, Owner, OwnRow, read_rows, rows_by_conversation
+from trees.errors import EspalierError, NotFound, SetupError
+from trees.ids import digest_of, text_digest
+from trees.pairs import Dropped, Filter, Pair, Place, Target, make_filter, weigh_turns, weigh_verdicts
+from trees.store import Store
+from trees.tree import ConversationTree
+from trees.values import Speaker, Unit, winner
+
+Side = Literal["train", "evaluation"]
+Fit = Literal["sft", "dpo"]
+Lineage = Literal["store", "unknown"]
+PairChoice = Literal["all", "best"]
+T = TypeVar("T", Target, Pair)
+
+
+class HeldOut(EspalierError):
+    """Somebody who is kept for measuring was asked for as training data."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What of a store is wanted. Everything but the judge has a default that leaves nothing out."""
+
+    runs: tuple[str, ...] | None = None
+    """Whole run ids; None is all of them, () none (only rows of files)."""
+    judge: str | None = None
+    """Name or beginning of an id; the only judge's if left out."""
+    min_margin: float | None = None
+    """In `unit`."""
+    unit: Unit | None = None
+    """What the margin is meant in; a judge with another is refused. None is the judge's own."""
+    turns: tuple[int, int] | None = None
+    """First and last, from 1."""
+    people: tuple[str, ...] = ()
+    """Ids of profiles and personalities, or their beginnings; () is everybody."""
+    models: tuple[str, ...] = ()
+    """Names, or beginnings of ids, of models; every reply trained on is one of theirs. () is all."""
+    pairs: PairChoice = "all"
+    """All pairs of a turn, or its best reply against each it beats."""
+    evaluation: float = 0.1
+    """Share of the people who are kept for evaluation; at least one of two or more, unless 0."""
+    seed: int = 0
+    """Draws the evaluation people, and the rows that are taken of files."""
+    deploy: str | None = None
+    """The prompt version of all contexts, by the beginning of its id; None is each run's own, "" no system message."""
+
+
+@dataclass(frozen=True, slots=True)
+class OwnFile:
+    """A JSONL file to be mixed in."""
+
+    path: Path
+    share: float
+    """Of all targets (or pairs) that are trained on, above 0 and up to 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class TreeMessage:
+    """A message and where it stands."""
+
+    parent: int
+    """Index of the message before it; -1 for an opening."""
+    speaker: Speaker
+    text: str
+    node: str
+    """The store's node id; "" for a row of a file."""
+
+
+@dataclass(frozen=True, slots=True)
+class MessagePair:
+    """Indices of two replies under one message."""
+
+    chosen: int
+    rejected: int
+
+
+@dataclass(frozen=True, slots=True)
+class MessageTree:
+    """One conversation that is trained on, from one opening."""
+
+    id: str
+    source: str
+    """The run, or the file."""
+    profile_id: str | None
+    personality_id: str | None
+    side: Side
+    system: str
+    """What stands before the first message; "" if nothing."""
+    messages: tuple[TreeMessage, ...]
+    """Parents before children."""
+    targets: tuple[int, ...]
+    pairs: tuple[MessagePair, ...]
+    from_file: bool = False
+
+    @property
+    def persona(self) -> str:
+        """The persona's key; the tree's own id where there is no persona."""
+        return f"{self.profile_id}:{self.personality_id}" if self.profile_id and self.personality_id else self.id
+
+    @property
+    def digest(self) -> str:
+        """Of everything that training sees of it."""
+        said = [(m.parent, m.speaker, text_digest(m.text)) for m in self.messages]
+        compared = [(pair.chosen, pair.rejected) for pair in self.pairs]
+        return digest_of("message tree", self.side, self.system, said, list(self.targets), compared)
+
+    def path(self, index: int) -> list[TreeMessage]:
+        """The conversation that ends at a message."""
+        found: list[TreeMessage] = []
+        while index >= 0:
+            found.append(self.messages[index])
+            index = self.messages[index].parent
+        return found[::-1]
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """What a training would read."""
+
+    trees: tuple[MessageTree, ...]
+    selection: Selection
+    judge_id: str
+    judge: str
+    unit: Unit | None
+    dropped: Mapping[str, Mapping[str, int]]
+    """By "targets" (turns), "pairs" (verdicts) and "rows" (of files): number by reason."""
+    lineage: Lineage
+    """`unknown` if any row is of nobody knows where."""
+    notes: tuple[str, ...] = ()
+    """What a person should know about it, in sentences."""
+    files: tuple[OwnFile, ...] = field(default=())
+
+    @cached_property
+    def digest(self) -> str:
+        """Of all trees in their order: what a training's identity names."""
+        return digest_of("data", [tree.digest for tree in self.trees])
+
+    @property
+    def targets(self) -> int:
+        return sum(len(tree.targets) for tree in self.trees)
+
+    @property
+    def pairs(self) -> int:
+        return sum(len(tree.pairs) for tree in self.trees)
+
+    @property
+    def people(self) -> tuple[tuple[str, str], ...]:
+        """Profile and personality of everybody whose words are in it: what a benchmark must not measure on."""
+        known = ((tree.profile_id, tree.personality_id) for tree in self.trees)
+        return tuple(sorted({(a, b) for a, b in known if a is not None and b is not None}))
+
+    def side(self, side: Side) -> tuple[MessageTree, ...]:
+        """The trees of one side of the split."""
+        return tuple(tree for tree in self.trees if tree.side == side)
+
+    def only(self, fit: Fit) -> DataSet:
+        """The same for SFT (targets) or for DPO (pairs) alone; trees and messages that it does not need go."""
+        cut = (_only(tree, fit) for tree in self.trees)
+        return replace(self, trees=tuple(tree for tree in cut if tree is not None))
+
+
+def select(store: Store, selection: Selection, files: Sequence[OwnFile] = ()) -> DataSet:
+    """What a selection finds. Raises NotFound or BadFilter (judge, unit), HeldOut, or SetupError (a file)."""
+    wanted = None if selection.runs == () else _filter(store, selection)
+    system = _system(store, selection.deploy)
+    dropped: dict[str, Counter[str]] = {"targets": Counter(), "pairs": Counter(), "rows": Counter()}
+    trees = [] if wanted is None else _stored_trees(store, selection, wanted, system, dropped)
+    own = [_own_trees(store, file, selection, system, trees, dropped["rows"]) for file in files]
+    everything = [*trees, *(tree for found in own for tree in found.trees)]
+    return DataSet(
+        trees=_split(everything, selection),
+        selection=selection,
+        judge_id="" if wanted is None else wanted.judge_id,
+        judge="" if wanted is None else wanted.judge,
+        unit=None if wanted is None else wanted.unit,
+        dropped={what: dict(sorted(counts.items())) for what, counts in dropped.items()},
+        lineage="unknown" if any(found.unknown for found in own) else "store",
+        notes=tuple(note for found in own for note in found.notes),
+        files=tuple(files),
+    )
+
+
+def _filter(store: Store, selection: Selection) -> Filter:
+    return make_filter(store, selection.runs, selection.judge, selection.min_margin, selection.unit)
+
+
+def _system(store: Store, deploy: str | None) -> str | None:
+    """What a prompt version says; None where each run's own is meant. Raises NotFound, or SetupError."""
+    if not deploy:
+        return deploy
+    prompt = Prompt(*store.prompt(store.find("prompts", deploy)))
+    if prompt.kind != "deploy":
+        raise SetupError(
+            f"{deploy!r} is a prompt of kind {prompt.kind}, not deploy", hint="List them: espalier prompts list."
+        )
+    return prompt.render("head")
+
+
+# From the store
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """The selection's filters beyond those of `trees.pairs`, with ids resolved."""
+
+    people: frozenset[str]
+    models: frozenset[str]
+    turns: tuple[int, int] | None
+
+    def refuses(self, place: Place, tree: ConversationTree, replies: Sequence[str]) -> str | None:
+        """Why replies of a turn are not wanted; None if they are."""
+        if self.turns is not None and not self.turns[0] <= place.turn <= self.turns[1]:
+            return "other_turn"
+        if self.people and not self.people & {place.profile_id, place.personality_id}:
+            return "other_person"
+        if self.models and not {tree[reply].model_id for reply in replies} <= self.models:
+            return "other_model"
+        return None
+
+
+def _stored_trees(
+    store: Store, selection: Selection, wanted: Filter, system: str | None, dropped: Mapping[str, Counter[str]]
+) -> list[MessageTree]:
+    filters = _Wanted(_people(store, selection.people), _models(store, selection.models), selection.turns)
+    contexts = TrainingContexts(store, system)
+    targets = _by_tree(weigh_turns(store, wanted), dropped["targets"])
+    pairs = _by_tree(weigh_verdicts(store, wanted), dropped["pairs"])
+    found: list[MessageTree] = []
+    for tree_id in dict.fromkeys([*targets, *pairs]):
+        tree = contexts.tree(tree_id)
+        kept = _wanted_targets(targets.get(tree_id, ()), tree, filters, dropped["targets"])
+        won = pairs.get(tree_id, ())
+        compared = _wanted_pairs(won, tree, filters, selection.pairs, wanted.judge_id, dropped["pairs"])
+        found += _trees_of(tree, kept, compared, contexts.head(tree_id))
+    return found
+
+
+def _by_tree(weighed: Iterable[T | Dropped], dropped: Counter[str]) -> dict[str, list[T]]:
+    found: dict[str, list[T]] = {}
+    for each in weighed:
+        if isinstance(each, Dropped):
+            dropped[each.reason] += 1
+        else:
+            found.setdefault(each.place.tree_id, []).append(each)
+    return found
+
+
+def _wanted_targets(
+    targets: Sequence[Target], tree: ConversationTree, wanted: _Wanted, dropped: Counter[str]
+) -> list[Target]:
+    kept = []
+    for target in targets:
+        reason = wanted.refuses(target.place, tree, [target.node_id])
+        if reason is None:
+            kept.append(target)
+        else:
+            dropped[reason] += 1
+    return kept
+
+
+def _wanted_pairs(
+    pairs: Sequence[Pair],
+    tree: ConversationTree,
+    wanted: _Wanted,
+    choice: PairChoice,
+    judge_id: str,
+    dropped: Counter[str],
+) -> list[Pair]:
+    kept = []
+    for pair in pairs:
+        reason = wanted.refuses(pair.place, tree, [pair.chosen_id, pair.rejected_id])
+        if reason is None and choice == "best" and pair.chosen_id != _best(tree, pair.place.user_id, judge_id):
+            reason = "not_best"
+        if reason is None:
+            kept.append(pair)
+        else:
+            dropped[reason] += 1
+    return kept
+
+
+def _best(tree: ConversationTree, user_id: str, judge_id: str) -> str | None:
+    replies = [reply.id for reply in tree.children(user_id)]
+    judgement = tree.judgement_of(user_id, judge_id, *replies)
+    return None if judgement is None else winner(judgement)
+
+
+def _trees_of(
+    tree: ConversationTree, targets: Sequence[Target], pairs: Sequence[Pair], system: str
+) -> Iterator[MessageTree]:
+    """A tree for each opening that anything is trained under."""
+    replies = [t.node_id for t in targets] + [r for p in pairs for r in (p.chosen_id, p.rejected_id)]
+    needed = {node.id: tree.path(reply)[0].id for reply in replies for node in tree.path(reply)}
+    place = (targets[0] if targets else pairs[0]).place if replies else None
+    for root in tree.roots():
+        nodes = [node for node in tree if needed.get(node.id) == root.id]
+        if place is None or not nodes:
+            continue
+        index = {node.id: i for i, node in enumerate(nodes)}
+        yield MessageTree(
+            id=tree.id if root == tree.roots()[0] else f"{tree.id}.{root.id}",
+            source=place.run_id,
+            profile_id=place.profile_id,
+            personality_id=place.personality_id,
+            side="train",
+            system=system,
+            messages=tuple(
+                TreeMessage(index.get(node.parent_id or "", -1), node.speaker, node.text, node.id) for node in nodes
+            ),
+            targets=tuple(index[t.node_id] for t in targets if t.node_id in index),
+            pairs=tuple(MessagePair(index[p.chosen_id], index[p.rejected_id]) for p in pairs if p.chosen_id in index),
+        )
+
+
+def _people(store: Store, wanted: Sequence[str]) -> frozenset[str]:
+    """Whole ids of halves. Raises HeldOut, or NotFound."""
+    found = set()
+    for prefix in wanted:
+        half = _half(store, prefix)
+        split = store.rows("SELECT split FROM pool WHERE id = ?", (half,))[0][0]
+        if split != "train":
+            why = "is held out" if split == "held_out" else "says the same as somebody held out"
+            raise HeldOut(
+                f"{prefix!r} {why}: nobody who has it is trained on",
+                hint="Leave it out; `espalier personas list` tells the splits.",
+            )
+        found.add(half)
+    return frozenset(found)
+
+
+def _half(store: Store, prefix: str) -> str:
+    """The whole id of a profile, or else of a personality. Raises NotFound."""
+    try:
+        return store.find("profiles", prefix)
+    except NotFound as error:
+        try:
+            return store.find("personalities", prefix)
+        except NotFound:
+            raise error from None
+
+
+def _models(store: Store, wanted: Sequence[str]) -> frozenset[str]:
+    """Whole ids of models. Raises SetupError for one that the store does not know."""
+    known: list[tuple[str, str]] = store.rows("SELECT id, label FROM models ORDER BY label, id")
+    found: set[str] = set()
+    for name in wanted:
+        matching = {i for i, label in known if label == name} or {i for i, _ in known if i.startswith(name.lower())}
+        if not matching:
+            raise SetupError(
+                f"no model {name!r} spoke in this store",
+                hint=f"Models there: {', '.join(sorted({label for _, label in known})) or 'none'}.",
+            )
+        found |= matching
+    return frozenset(found)
+
+
+# From files
+
+
+@dataclass(frozen=True, slots=True)
+class _Own:
+    """What a file gave."""
+
+    trees: tuple[MessageTree, ...]
+    unknown: bool
+    notes: tuple[str, ...]
+
+
+def _own_trees(
+    store: Store,
+    file: OwnFile,
+    selection: Selection,
+    deploy: str | None,
+    stored: Sequence[MessageTree],
+    dropped: Counter[str],
+) -> _Own:
+    read = read_rows(store, file.path)
+    rows = _drawn(read.rows, file, selection, stored)
+    dropped.update(read.dropped)
+    if len(read.rows) > len(rows):
+        dropped["beyond_share"] += len(read.rows) - len(rows)
+    trees = [
+        _own_tree(file, read.digest, owner, conversation, deploy)
+        for owner, conversations in rows_by_conversation(rows)
+        for conversation in conversations
+    ]
+    unknown = not all(row.stored for row in rows)
+    return _Own(tuple(trees), unknown, tuple(_file_notes(file, read.rows, rows, unknown, read.dropped)))
+
+
+def _own_tree(file: OwnFile, digest: str, owner: Owner, conversation: Conversation, deploy: str | None) -> MessageTree:
+    (system, profile, personality), (messages, targets, pairs) = owner, conversation
+    return MessageTree(
+        id=digest_of("own tree", digest, *owner, messages[0][2]),
+        source=file.path.name,
+        profile_id=profile,
+        personality_id=personality,
+        side="train",
+        system=system if deploy is None else deploy,
+        messages=tuple(TreeMessage(parent, speaker, text, "") for parent, speaker, text in messages),
+        targets=tuple(targets),
+        pairs=tuple(MessagePair(*pair) for pair in pairs),
+        from_file=True,
+    )
+
+
+def _drawn(rows: Sequence[OwnRow], file: OwnFile, selection: Selection, stored: Sequence[MessageTree]) -> list[OwnRow]:
+    """As many rows of each kind as the share asks for, drawn by the seed, in the file's order."""
+    if not 0 < file.share <= 1:
+        raise SetupError(f"the share of {file.path} is {file.share:g}", hint="Give one above 0, and 1 at most.")
+    kept: list[OwnRow] = []
+    for fit in ("sft", "dpo"):
+        own = [row for row in rows if row.fit == fit]
+        others = sum(len(tree.targets if fit == "sft" else tree.pairs) for tree in stored)
+        wanted = len(own) if file.share == 1 or not stored else round(others * file.share / (1 - file.share))
+        ordered = sorted(own, key=lambda row: digest_of("draw", selection.seed, row.digest, row.line))
+        kept += ordered[:wanted]
+    return sorted(kept, key=lambda row: row.line)
+
+
+def _file_notes(
+    file: OwnFile, rows: Sequence[OwnRow], drawn: Sequence[OwnRow], unknown: bool, dropped: Mapping[str, int]
+) -> Iterator[str]:
+    yield f"{len(drawn)} of {len(rows)} rows of {file.path.name} are mixed in, for a share of {file.share:g}"
+    if dropped.get("held_out"):
+        yield (
+            f"{dropped['held_out']} rows of {file.path.name} were refused: they hold words of held-out conversations "
+            "or people"
+        )
+    if unknown:
+        yield (
+            f"{file.path.name} has rows that this store did not write: what is trained on them has the lineage "
+            "`unknown`, since nobody can tell whose words they are"
+        )
+
+
+# The split
+
+
+def _split(trees: Sequence[MessageTree], selection: Selection) -> tuple[MessageTree, ...]:
+    """People who share a profile stay together; who evaluates is drawn by the seed, whatever the order of trees.
+
+    Rows of files by nobody known are trained on, unless there is nothing else: then their conversations are split.
+    """
+    only_files = all(tree.from_file and tree.profile_id is None for tree in trees)
+    drawable = {_group(t, only_files) for t in trees if only_files or t.profile_id is not None or not t.from_file}
+    groups = sorted(drawable, key=lambda group: digest_of("evaluation", selection.seed, group))
+    wanted = round(len(groups) * selection.evaluation)
+    if selection.evaluation > 0 and len(groups) > 1:
+        wanted = min(max(wanted, 1), len(groups) - 1)
+    kept_out = set(groups[:wanted])
+    return tuple(
+        replace(tree, side="evaluation" if _group(tree, only_files) in kept_out else "train") for tree in trees
+    )
+
+
+def _group(tree: MessageTree, only_files: bool) -> str:
+    """What stays together: a profile; without one a person's whole run of chats, or a file."""
+    return tree.profile_id or (tree.id if only_files else tree.source)
+
+
+# Trimming
+
+
+def _only(tree: MessageTree, fit: Fit) -> MessageTree | None:
+    targets = tree.targets if fit == "sft" else ()
+    pairs = tree.pairs if fit == "dpo" else ()
+    return trimmed(tree, targets, pairs) if targets or pairs else None
+
+
+def trimmed(tree: MessageTree, targets: Sequence[int], pairs: Sequence[MessagePair]) -> MessageTree:
+    """A tree with these targets and pairs, and only the messages that they need."""
+    replies = [*targets, *(i for pair in pairs for i in (pair.chosen, pair.rejected))]
+    needed: set[int] = set()
+    for reply in replies:
+        at = reply
+        while at >= 0 and at not in needed:
+            needed.add(at)
+            at = tree.messages[at].parent
+    new = {old: i for i, old in enumerate(sorted(needed))}
+    new[-1] = -1
+    messages = [tree.messages[old] for old in sorted(needed)]
+    return replace(
+        tree,
+        messages=tuple(replace(message, parent=new[message.parent]) for message in messages),
+        targets=tuple(new[target] for target in targets),
+        pairs=tuple(MessagePair(new[pair.chosen], new[pair.rejected]) for pair in pairs),
+    )

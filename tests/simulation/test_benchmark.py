@@ -18,8 +18,9 @@ from simulation.benchmark_config import GENERIC, BenchmarkConfig, CasesConfig, l
 from simulation.cast import open_models
 from simulation.engine import close_engine, open_engine
 from simulation.personas import held_out_personalities, held_out_profiles, seed_personalities, seed_profiles
-from tests.support.play import cast_of, configuration
+from tests.support.play import cast_of, configuration, play
 from trees.errors import SetupError
+from trees.pairs import Dropped, make_filter, targets, weigh_turns
 from trees.store import Store
 from trees.verify import USE_COLUMNS, use_from_row, verify
 from trees.writes import keep_profile
@@ -194,6 +195,18 @@ def test_the_sample_is_valid_as_it_stands(tmp_path: Path) -> None:
 def test_what_cannot_be_measured_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         config_of(**changes)
+
+
+async def test_a_measurement_is_no_training_data(store_path: Path) -> None:
+    played = await play(store_path, configuration())
+    measured = await measure(store_path, config_of(), "base")
+    with Store.read(store_path) as store:
+        assert make_filter(store).runs == (played,)
+        named = make_filter(store, [measured.planned.id], "points")
+        assert [dropped.reason for dropped in weigh_turns(store, named) if isinstance(dropped, Dropped)] == [
+            "held_out"
+        ] * 30
+        assert list(targets(store, [measured.planned.id], "points")) == []
 
 
 async def test_keys_that_came_later_are_no_part_of_earlier_runs() -> None:

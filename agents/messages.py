@@ -83,6 +83,8 @@ class RespondRequest(Wire):
     prompt_id: str
     history: tuple[Line, ...]
     hint: tuple[str, ...] | None
+    person: Person | None = None
+    """The persona, for a responder that is told it whole."""
     replica: str = ""
     """Prefix of the replicas' names: empty, or an operation and its index."""
     samples: int | None = None

@@ -20,6 +20,7 @@ from agents.inducer import inducer_messages
 from agents.judges.choice import choice_messages
 from agents.judges.likelihood import likelihood_messages
 from agents.judges.pairwise import pairwise_messages
+from agents.judges.points import points_messages, seen
 from agents.judges.rating import rating_messages
 from agents.judges.reward import reward_messages
 from agents.messages import Line, Person
@@ -190,7 +191,7 @@ def _induce(shown: Shown) -> Messages:
 
 def _respond(shown: Shown) -> Messages:
     hint = shown.revealed() if shown.use.tail.get("hint") else None
-    return responder_messages(shown.prompt, shown.history, hint, shown.window)
+    return responder_messages(shown.prompt, shown.history, hint, shown.window, shown.person())
 
 
 def _likelihood(shown: Shown) -> Messages:
@@ -219,6 +220,12 @@ def _rating(shown: Shown) -> Messages | None:
     return (
         None if texts is None else rating_messages(shown.prompt, shown.person(), shown.history, texts[0], shown.window)
     )
+
+
+def _points(shown: Shown) -> Messages | None:
+    texts = shown.candidates()
+    history = seen(shown.history, dialogue=bool(shown.use.tail["dialogue"]))
+    return None if texts is None else points_messages(shown.prompt, shown.person(), history, texts[0], shown.window)
 
 
 def _reward(shown: Shown) -> Messages | None:
@@ -251,11 +258,13 @@ _RENDERERS: Mapping[str, Callable[[Shown], Messages | None]] = {
     "user": _speak,
     "inducer": _induce,
     "responder": _respond,
+    "told": _respond,
     "deploy": _respond,
     "judge.likelihood": _likelihood,
     "judge.choice": _choice,
     "judge.pairwise": _pairwise,
     "judge.rating": _rating,
     "judge.reward": _reward,
+    "judge.points": _points,
 }
 """By kind of prompt: the function of the role that is asked with it."""

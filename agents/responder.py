@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from agents.calls import CallFailed
-from agents.messages import Line, Reply, RespondRequest, Said
+from agents.messages import Line, Person, Reply, RespondRequest, Said
 from agents.models.protocol import ChatRequest, Message
 from agents.prompts import Prompt
 from agents.roles import MAX_REASKS, Role, Stage, asking, reasked
@@ -36,8 +36,10 @@ class Responder:
         stage, role, place = self._stage, self._role, request.place
         model = stage.model_for(role, place)
         prompt = stage.prompts[request.prompt_id]
-        window = await stage.window(model, request.history, prompt.render("head"), role.sampling.max_tokens)
-        messages = responder_messages(prompt, request.history, request.hint, window)
+        window = await stage.window(
+            model, request.history, responder_head(prompt, request.person), role.sampling.max_tokens
+        )
+        messages = responder_messages(prompt, request.history, request.hint, window, request.person)
         purpose = f"respond.{request.replica}" if request.replica else "respond"
         seed = stage.seed(role, place, purpose, reroll=attempt)
         call_id, answer = await stage.calls.chat(
@@ -48,7 +50,7 @@ class Responder:
                 place,
                 reasked(purpose, attempt),
                 prompt.id,
-                {"hint": request.hint is not None},
+                {"hint": request.hint is not None} | ({"persona": True} if request.person is not None else {}),
                 window,
                 repeat=attempt if seed is None else 0,
             ),
@@ -62,8 +64,19 @@ class Responder:
 
 
 def responder_messages(
-    prompt: Prompt, history: Sequence[Line], hint: Sequence[str] | None, window: Window = WHOLE
+    prompt: Prompt,
+    history: Sequence[Line],
+    hint: Sequence[str] | None,
+    window: Window = WHOLE,
+    person: Person | None = None,
 ) -> tuple[Message, ...]:
     """The prompt for a reply. `hint` is None for a responder that gets none; an empty ledger gives no tail either."""
     tail = prompt.render("tail", hint=list(hint)) if hint else ""
-    return responder_view(prompt.render("head"), window.apply(history), tail)
+    return responder_view(responder_head(prompt, person), window.apply(history), tail)
+
+
+def responder_head(prompt: Prompt, person: Person | None) -> str:
+    """The beginning of a responder's prompt; only one that is told the persona has it there."""
+    if person is None:
+        return prompt.render("head")
+    return prompt.render("head", profile=person.profile, personality=person.personality)

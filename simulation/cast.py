@@ -113,7 +113,10 @@ def load_prompts(config: RunConfig, folder: Path | None) -> dict[str, Prompt]:
     kinds = {
         "user": ("user", config.user.prompt),
         "inducer": ("inducer", config.inducer.prompt),
-        **{f"responder.{name}": ("responder", role.prompt) for name, role in config.responders.items()},
+        **{
+            f"responder.{name}": ("told" if role.told else "responder", role.prompt)
+            for name, role in config.responders.items()
+        },
         **{
             f"judge.{name}": (f"judge.{judge.kind}", judge.prompt)
             for name, judge in config.judges.items()
@@ -144,7 +147,7 @@ def _role(name: str, config: RunConfig, role: RoleConfig, **settings: object) ->
 
 
 def _responder(name: str, config: RunConfig, role: ResponderConfig) -> Role:
-    settings = {"hint": role.hint}
+    settings = {"hint": role.hint, "told": role.told}
     return Role(f"responder.{name}", config.models_of(role), role.sampling.value(), role.samples, settings)
 
 
@@ -163,6 +166,10 @@ def _judge_spec(
         settings["condition"] = judge.condition
     if judge.kind == "rules":
         settings["rules"] = check_rules(judge.rules)
+    if judge.kind == "points":
+        settings["sees_dialogue"] = judge.sees_dialogue
+    if judge.scores_lone:
+        settings["scores_lone"] = True
     if judge.hinted_first:
         settings["hinted_first"] = True
     if judge.kind == "panel":
@@ -215,11 +222,15 @@ _ABLE = {
 }
 
 
+_ADDED_LATER = (("told", False), ("sees_dialogue", True), ("scores_lone", False))
+"""Keys at the value that runs had before the keys were there: left out, so that those runs stay what they are."""
+
+
 def _without_prompt_files(played: dict[str, Any]) -> dict[str, Any]:
     """Prompts count by their text, which stands beside; where it was read from is not identity."""
 
     def bare(role: Mapping[str, Any]) -> dict[str, Any]:
-        return {key: value for key, value in role.items() if key != "prompt"}
+        return {key: v for key, v in role.items() if key != "prompt" and (key, v) not in _ADDED_LATER}
 
     return {
         **played,

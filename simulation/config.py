@@ -83,12 +83,13 @@ class ResponderConfig(RoleConfig):
         SamplingConfig(max_tokens=90, temperature=0.8, min_p=0.05), description="How replies are drawn."
     )
     hint: bool = Field(False, description="Whether it is told what the user has revealed so far.")
+    told: bool = Field(False, description="Whether it is told the whole persona: a ceiling, not for training data.")
     samples: int = Field(1, ge=1, le=16, description="Replies a turn; each becomes a sibling.")
 
 
 class JudgeConfig(RoleConfig):
-    kind: Literal["likelihood", "rating", "reward", "choice", "pairwise", "rules", "treatment", "panel"] = Field(
-        description="What the judge does; see docs/judges.md."
+    kind: Literal["likelihood", "rating", "points", "reward", "choice", "pairwise", "rules", "treatment", "panel"] = (
+        Field(description="What the judge does; see docs/judges.md.")
     )
     sampling: SamplingConfig = Field(
         SamplingConfig(max_tokens=300, temperature=0.0), description="How answers are drawn."
@@ -102,6 +103,8 @@ class JudgeConfig(RoleConfig):
     hinted_first: bool = Field(
         False, description="choice: show the hinted reply first and once, to measure what position does."
     )
+    sees_dialogue: bool = Field(True, description="points: shown the whole dialogue, or the last message alone.")
+    scores_lone: bool = Field(False, description="Score a turn's only reply too; without it such a turn asks nothing.")
     rules: dict[str, float] = Field({}, description="rules: name of a rule to its argument.")
     members: tuple[str, ...] = Field((), description="panel: names of the judges that vote.")
 
@@ -166,6 +169,9 @@ class RunConfig(Section):
             needs_one = not (isinstance(role, JudgeConfig) and role.kind in MODEL_FREE_JUDGES)
             if not role.names() and len(self.models) != 1 and needs_one:
                 raise ValueError(f"{place}: name its model; there are {', '.join(self.models)}")
+        for name, judge in self.judges.items():
+            if judge.scores_lone and judge.kind not in SCORES_EACH:
+                raise ValueError(f"judges.{name}.scores_lone: a judge of kind {judge.kind} compares replies")
         if self.judge:
             _known(self.judge, self.judges, "judge")
         for name, judge in self.judges.items():
@@ -196,6 +202,8 @@ class RunConfig(Section):
         return self.judge or next(iter(self.judges))
 
 
+SCORES_EACH = frozenset({"likelihood", "rating", "points", "reward", "rules"})
+"""Kinds of judge that score a reply without another one to compare it with."""
 MODEL_FREE_JUDGES = frozenset({"rules", "treatment", "panel"})
 """Kinds of judge that ask no model."""
 

@@ -136,7 +136,7 @@ async def answer(
     user = path[-1]
     ledger = await induce(scene, person, path, known)
     revealed = list(dict.fromkeys([*known, *ledger.facts]))
-    replies = await respond(scene, path, revealed, operation_id=branch.operation_id)
+    replies = await respond(scene, path, revealed, person=person, operation_id=branch.operation_id)
     judgements = await judge(scene, person, path, replies, revealed)
     return Turn(user, ledger, replies, judgements, new_user=new_user)
 
@@ -187,6 +187,7 @@ async def respond(
     path: Sequence[Node],
     revealed: Sequence[str],
     *,
+    person: Person | None,
     roles: Sequence[Role] | None = None,
     replica: str = "",
     operation_id: str | None = None,
@@ -197,7 +198,9 @@ async def respond(
     A responder that fails is missing among them (its failure is kept). Raises TurnFailed if none answers.
     """
     asked = scene.responders() if roles is None else roles
-    answers = await asyncio.gather(*(_ask_responder(scene, path, revealed, role, replica, samples) for role in asked))
+    answers = await asyncio.gather(
+        *(_ask_responder(scene, path, revealed, person, role, replica, samples) for role in asked)
+    )
     nodes = [
         _reply_node(scene, path[-1], role, said, replica, operation_id)
         for role, reply in zip(asked, answers, strict=True)
@@ -297,7 +300,13 @@ async def _try_turn(scene: Scene, tree: ConversationTree, person: Person, branch
 
 
 async def _ask_responder(
-    scene: Scene, path: Sequence[Node], revealed: Sequence[str], role: Role, replica: str, samples: int | None
+    scene: Scene,
+    path: Sequence[Node],
+    revealed: Sequence[str],
+    person: Person | None,
+    role: Role,
+    replica: str,
+    samples: int | None,
 ) -> Reply:
     user = path[-1]
     request = RespondRequest(
@@ -306,6 +315,7 @@ async def _ask_responder(
         prompt_id=scene.prompts[role.name],
         history=lines_of(path),
         hint=tuple(revealed) if role.settings["hint"] else None,
+        person=person if role.settings.get("told") else None,
         replica=replica,
         samples=samples,
     )

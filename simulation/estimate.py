@@ -175,7 +175,7 @@ def _judged(judge: JudgeConfig, replies: int, side: _Side, answer: int, shown: i
     if judge.kind == "choice":
         orders = 1 if judge.hinted_first else replies
         return orders * side.repeats(MAX_REASKS), LABEL_TOKENS, shown
-    if judge.kind == "rating":
+    if judge.kind in ("rating", "points"):
         return replies, LABEL_TOKENS, round(shown / max(replies, 1))
     return 2 * comb(replies, 2) * side.repeats(MAX_REASKS), answer, round(2 * shown / max(replies, 1))
 
@@ -191,7 +191,10 @@ def _head(cast: Cast, personas: Sequence[Persona]) -> Callable[[str], int]:
     def head(name: str) -> int:
         prompt = cast.prompts[name]
         bare = len(prompt.render("head", profile="", personality=""))
-        blind = name.startswith("responder.") or (name == "inducer" and not cast.config.inducer.sees_persona)
+        told = cast.roles[name].settings.get("told")
+        blind = (name.startswith("responder.") and not told) or (
+            name == "inducer" and not cast.config.inducer.sees_persona
+        )
         return round((bare + (0 if blind else average)) / CHARACTERS_PER_TOKEN)
 
     return head

@@ -96,7 +96,7 @@ async def mend(scene: Scene, tree: ConversationTree, person: Person) -> int:
         if not missing or user.operation_id is not None:
             continue
         try:
-            new = await respond(scene, tree.path(user.id), tree.revealed(user.id), roles=missing)
+            new = await respond(scene, tree.path(user.id), tree.revealed(user.id), person=person, roles=missing)
         except TurnFailed:
             continue
         await _commit_siblings(scene, tree, person, user, new)
@@ -116,7 +116,16 @@ async def _reroll(scene: Scene, tree: ConversationTree, person: Person, node: No
     role = _responder_of(scene, node)
     path, revealed = tree.path(user.id), tree.revealed(user.id)
     prefix = f"{operation.kind}.{operation.number}"
-    new = await respond(scene, path, revealed, roles=[role], replica=prefix, operation_id=operation.id, samples=count)
+    new = await respond(
+        scene,
+        path,
+        revealed,
+        person=person,
+        roles=[role],
+        replica=prefix,
+        operation_id=operation.id,
+        samples=count,
+    )
     return await _commit_siblings(scene, tree, person, user, new)
 
 

@@ -1,4 +1,4 @@
-"""The seeds: 20 profiles and 20 personalities written by hand for this project, shipped as data."""
+"""The people that are shipped, written by hand: 20 x 20 seeds, and 20 x 5 that models are measured on alone."""
 
 from __future__ import annotations
 
@@ -16,6 +16,17 @@ def seed_profiles() -> tuple[Profile, ...]:
 @cache
 def seed_personalities() -> tuple[Personality, ...]:
     return tuple(item for item in _read("personalities.jsonl", "personality") if isinstance(item, Personality))
+
+
+@cache
+def held_out_profiles() -> tuple[Profile, ...]:
+    return tuple(item for item in _read("held_out_profiles.jsonl", "profile") if isinstance(item, Profile))
+
+
+@cache
+def held_out_personalities() -> tuple[Personality, ...]:
+    found = _read("held_out_personalities.jsonl", "personality")
+    return tuple(item for item in found if isinstance(item, Personality))
 
 
 def _read(name: str, kind: Kind) -> tuple[Profile | Personality, ...]:

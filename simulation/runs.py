@@ -174,7 +174,7 @@ def _profiles(source: str, folder: Path | None, store: Store | None) -> Sequence
     if source == "store":
         ids = _in_store(store, "profiles")
         return [store.profile(i) for i in ids] if store is not None else []
-    return [item for item in _read_file(source, folder, "profile") if isinstance(item, Profile)]
+    return [item for item in read_people(source, folder, "profile") if isinstance(item, Profile)]
 
 
 def _personalities(source: str, folder: Path | None, store: Store | None) -> Sequence[Personality]:
@@ -183,7 +183,7 @@ def _personalities(source: str, folder: Path | None, store: Store | None) -> Seq
     if source == "store":
         ids = _in_store(store, "personalities")
         return [store.personality(i) for i in ids] if store is not None else []
-    return [item for item in _read_file(source, folder, "personality") if isinstance(item, Personality)]
+    return [item for item in read_people(source, folder, "personality") if isinstance(item, Personality)]
 
 
 def _in_store(store: Store | None, table: str) -> list[str]:
@@ -196,7 +196,8 @@ def _in_store(store: Store | None, table: str) -> list[str]:
     return ids
 
 
-def _read_file(source: str, folder: Path | None, kind: Any) -> Sequence[Profile | Personality]:
+def read_people(source: str, folder: Path | None, kind: Any) -> Sequence[Profile | Personality]:
+    """The profiles or personalities of a file beside a configuration. Raises SetupError for a broken line."""
     path = (folder or Path()) / source
     try:
         parsed = parse_personas(path.read_bytes(), kind=kind, source=str(path))

@@ -536,3 +536,25 @@ def m009_trainings(db: Database) -> None:
     );
     CREATE INDEX adapters_by_training ON adapters(training_id);
     """)
+
+
+@migrations()
+def m010_benchmarks(db: Database) -> None:
+    """Which runs are measurements: models under test that talked to the same people under the same judge."""
+    db.executescript("""
+    CREATE TABLE benchmarks (
+        id TEXT PRIMARY KEY,          -- digest of all that its models share: people, turns, user, judges, seed
+        name TEXT NOT NULL,
+        judge TEXT NOT NULL,          -- the judge whose scores are shown unless another one is named
+        turns INTEGER NOT NULL,
+        at REAL NOT NULL              -- Unix seconds
+    );
+    CREATE TABLE benchmark_runs (
+        benchmark_id TEXT NOT NULL REFERENCES benchmarks(id),
+        run_id TEXT NOT NULL REFERENCES runs(id) ON DELETE CASCADE,
+        model TEXT NOT NULL,          -- what the configuration calls the model under test
+        how TEXT NOT NULL,            -- deploy, or the baseline that it is
+        lineage TEXT NOT NULL,        -- what is known of the data it was trained on; unknown
+        PRIMARY KEY (benchmark_id, run_id)
+    ) WITHOUT ROWID;
+    """)

@@ -135,8 +135,9 @@ def make_filter(
     min_margin: float | None = None,
     unit: Unit | None = None,
 ) -> Filter:
-    """Settle which judge, runs and unit are meant. Raises NotFound or BadFilter."""
-    chosen = tuple(sorted(r[0] for r in store.rows("SELECT id FROM runs")) if runs is None else sorted(set(runs)))
+    """Settle which judge, runs and unit are meant: all runs but measurements. Raises NotFound or BadFilter."""
+    trained_on = "SELECT id FROM runs WHERE id NOT IN (SELECT run_id FROM benchmark_runs)"
+    chosen = tuple(sorted(r[0] for r in store.rows(trained_on)) if runs is None else sorted(set(runs)))
     judge_id, name = find_judge(store, chosen, judge)
     own = _unit_of(store, judge_id)
     if unit is not None and unit != own:

@@ -14,4 +14,5 @@ MIGRATIONS = (
     "m007_model_figures",
     "m008_persona_pool",
     "m009_trainings",
+    "m010_benchmarks",
 )

@@ -280,6 +280,18 @@ def keep_operation(
     return operation, [(sql, row)]
 
 
+def keep_benchmark(benchmark_id: str, name: str, judge: str, turns: int, at: float) -> list[Write]:
+    """What several models are measured with."""
+    sql = _insert("benchmarks", "id, name, judge, turns, at", on_conflict=_KEEP_FIRST)
+    return [(sql, (benchmark_id, escape(name), escape(judge), turns, at))]
+
+
+def keep_benchmark_run(benchmark_id: str, run_id: str, model: str, how: str, lineage: str) -> list[Write]:
+    """That a run measures a model."""
+    sql = _insert("benchmark_runs", "benchmark_id, run_id, model, how, lineage", on_conflict=_KEEP_FIRST)
+    return [(sql, (benchmark_id, run_id, escape(model), how, lineage))]
+
+
 def keep_event(job_id: str, kind: str, data: Mapping[str, object]) -> list[Write]:
     sql = _insert("events", "job_id, kind, data, at")
     return [(sql, (job_id, kind, canonical_json(dict(data)), time.time()))]

@@ -9,6 +9,7 @@ from agents.judges.choice import ChoiceJudge
 from agents.judges.likelihood import LikelihoodJudge
 from agents.judges.measured import RulesJudge, TreatmentJudge
 from agents.judges.pairwise import PairwiseJudge
+from agents.judges.points import PointsJudge
 from agents.judges.rating import RatingJudge
 from agents.judges.reward import RewardJudge
 from agents.judges.verdicts import JudgeSpec, judgement, not_asked
@@ -32,6 +33,8 @@ def make_judge(stage: Stage, spec: JudgeSpec) -> Judging:
             return PairwiseJudge(stage, spec)
         case "rating":
             return RatingJudge(stage, spec)
+        case "points":
+            return PointsJudge(stage, spec)
         case "reward":
             return RewardJudge(stage, spec)
         case "rules":
@@ -42,14 +45,17 @@ def make_judge(stage: Stage, spec: JudgeSpec) -> Judging:
 
 
 class JudgeAgent:
-    """Carries a judge. A turn with a single reply needs no call: its judgement is complete and says nothing."""
+    """Carries a judge. A turn with a single reply has no pair: its judgement asks nothing and is empty, but for judges
+    that score each reply on its own and are told to score lone ones too.
+    """
 
     def __init__(self, stage: Stage, spec: JudgeSpec) -> None:
         self._spec = spec
         self._judge = make_judge(stage, spec)
 
     async def act(self, request: JudgeRequest) -> Reply:
-        if len(request.candidates) < 2:
+        lone = len(request.candidates) == 1 and self._spec.settings.get("scores_lone") is True
+        if len(request.candidates) < 2 and not lone:
             return Reply(judgement=judgement(self._spec, request, (), (), ()))
         try:
             return Reply(judgement=await self._judge.judge(request))

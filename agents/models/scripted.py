@@ -138,6 +138,7 @@ class ScriptedConfig(ModelSettings):
         0.0, ge=0, json_schema_extra=OPERATIONAL, description="Time that each answer takes, in seconds."
     )
     failures: ScriptedFailures = Field(ScriptedFailures(), description="What goes wrong on purpose.")
+    says: tuple[str, ...] = Field((), description="Say one of these in place of sentences of its own: a generic reply.")
     context: int = Field(8192, ge=256, description="Tokens (of four characters) that prompt and answer may take.")
 
 
@@ -154,6 +155,8 @@ class ScriptedModel:
         settings: dict[str, object] = {"variant": self._variant, "context": self._config.context}
         if self._config.failures != ScriptedFailures():
             settings["failures"] = self._config.failures.model_dump()
+        if self._config.says:
+            settings["says"] = list(self._config.says)
         return ModelIdentity("scripted", "scripted", REVISION, "none", "none", settings=settings)
 
     @property
@@ -230,6 +233,8 @@ class ScriptedModel:
             return Completion(json.dumps(value, ensure_ascii=False))
         if _falls_on(digest, failures.empty_every):
             return Completion("")
+        if self._config.says:
+            return _ended(draws.of(self._config.says), request.sampling)
         text = _DRIFTED if _falls_on(digest, failures.drift_every) else _speak(request.messages, draws, self._variant)
         return _ended(text + _markers(request.messages[-1].content), request.sampling)
 

@@ -238,7 +238,10 @@ def test_every_shipped_prompt_passes_its_own_check(kind: str) -> None:
 def test_every_shipped_file_is_a_prompt_or_taken_in_by_one() -> None:
     files = shipped_prompts()
     taken_in = {name for text in files.values() for name in files if f"{{> {name}}}" in text}
-    assert set(files) == set(SHIPPED_NAMES.values()) | taken_in
+    for_responders = {"memory", "think_first", "few_shot"}
+    assert set(files) == set(SHIPPED_NAMES.values()) | taken_in | for_responders
+    for name in for_responders:
+        load_prompt("responder", name)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from tui.commands import (
+    bench,
     branching,
     chat,
     checking,
@@ -41,6 +42,7 @@ COMMANDS: tuple[click.Command, ...] = (
     checking.export,
     data.import_,
     train.train,
+    bench.bench,
     chat.chat,
     personas.personas,
     prompts.prompts,

@@ -1,0 +1,170 @@
+"""A benchmark's configuration, read from bench.toml: who is measured, on whom, by which judge.
+
+Everything but `tested` and `limits` is shared by the models under test; each of them makes one run with the same
+people, in which a single responder speaks.
+
+Invariant: a model under test is told nothing but its prompt, unless it stands there as a baseline that says so.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from agents.models.config import ModelConfig
+from simulation.config import (
+    SCORES_EACH,
+    InducerConfig,
+    JudgeConfig,
+    LimitsConfig,
+    ResponderConfig,
+    RunConfig,
+    SamplingConfig,
+    Section,
+    UserConfig,
+    explain,
+)
+from trees.errors import SetupError
+
+How = Literal["deploy", "floor", "told", "memory", "think_first", "few_shot"]
+FLOOR = "generic replies"
+"""Name of the model that the floor speaks with."""
+GENERIC = (
+    "I see. Tell me more about that.",
+    "That sounds interesting. How do you feel about it?",
+    "Thank you for sharing.",
+)
+
+
+class TestedConfig(Section):
+    """A model under test, or a baseline."""
+
+    model: str | None = Field(None, description="Name of the model; the floor needs none.")
+    adapter: str | None = Field(None, description="LoRA adapter put on that model, for kinds that take one.")
+    how: How = Field(
+        "deploy",
+        description="deploy: under the deploy prompt. floor: a generic reply. told: told the whole persona, a ceiling. "
+        "memory: reminded of what was revealed. think_first, few_shot: under a prompt that asks for it.",
+    )
+    prompt: str | None = Field(None, description="Another prompt file than the one that `how` means.")
+    sampling: SamplingConfig = Field(
+        SamplingConfig(max_tokens=120, temperature=0.7), description="How its replies are drawn."
+    )
+
+    @model_validator(mode="after")
+    def _has_a_model(self) -> TestedConfig:
+        if self.how != "floor" and self.model is None:
+            raise ValueError("name its model")
+        if self.how == "floor" and (self.model or self.adapter):
+            raise ValueError("a floor says generic replies and takes no model")
+        return self
+
+
+class CasesConfig(Section):
+    """On whom. Every profile meets every personality."""
+
+    profiles: str = Field("held_out", description="'held_out' (20, shipped), or a file beside this one.")
+    personalities: str = Field("held_out", description="The same for personalities: 5 are shipped.")
+    count: int = Field(0, ge=0, description="The first so many cases, for a trial; 0 is all.")
+
+
+class BenchmarkConfig(Section):
+    name: str = Field("benchmark", min_length=1, max_length=60, description="What lists call it.")
+    seed: int = Field(1, ge=0, lt=2**31, description="Another seed is another measurement.")
+    turns: int = Field(10, ge=1, description="How often the user speaks in a conversation.")
+    deploy: str = Field("deploy", description="Prompt file under which models are measured.")
+    models: dict[str, Annotated[ModelConfig, Field(discriminator="kind")]] = Field(
+        min_length=1, description="Models by name."
+    )
+    user: UserConfig = Field(UserConfig(), description="The simulated person.")
+    inducer: InducerConfig = Field(InducerConfig(), description="Keeps the ledger of what was revealed.")
+    judges: dict[str, JudgeConfig] = Field(min_length=1, description="Who scores replies, by name; the first is shown.")
+    tested: dict[str, TestedConfig] = Field(min_length=1, description="What is measured, by name.")
+    cases: CasesConfig = Field(CasesConfig(), description="On whom.")
+    limits: LimitsConfig = Field(LimitsConfig(), description="How much at once and in all, for each model.")
+
+    @model_validator(mode="after")
+    def _measures(self) -> BenchmarkConfig:
+        for name, judge in self.judges.items():
+            if judge.kind not in SCORES_EACH:
+                raise ValueError(f"judges.{name}: {judge.kind!r} gives no score to a reply on its own")
+        for name, tested in self.tested.items():
+            if tested.model is not None and tested.model not in self.models:
+                raise ValueError(f"tested.{name}.model: there is no {tested.model!r}, only {', '.join(self.models)}")
+            takes = tested.model is None or "adapter" in type(self.models[tested.model]).model_fields
+            if tested.adapter and not takes:
+                raise ValueError(f"tested.{name}.adapter: a model of this kind takes none here")
+            if name.strip() != name or not name:
+                raise ValueError(f"tested: {name!r} is no name")
+        return self
+
+    def run_of(self, name: str) -> RunConfig:
+        """The run that measures one model. Raises SetupError."""
+        tested = self.tested[name]
+        models, speaker = self._models_with(name, tested)
+        judges = {key: judge.model_copy(update={"scores_lone": True}) for key, judge in self.judges.items()}
+        try:
+            return RunConfig(
+                name=f"{self.name}: {name}",
+                seed=self.seed,
+                turns=self.turns,
+                models=models,
+                user=self._with_model(self.user),
+                inducer=self._with_model(self.inducer),
+                responders={"tested": self._responder(tested, speaker)},
+                judges={key: self._with_model(judge) for key, judge in judges.items()},
+                branching={"policy": "winner"},
+                deploy=self.deploy,
+                limits=self.limits,
+            )
+        except ValidationError as error:
+            raise SetupError(f"the benchmark {self.name!r} cannot measure {name!r}:\n{explain(error)}") from error
+
+    def _models_with(self, name: str, tested: TestedConfig) -> tuple[dict[str, Any], str]:
+        models: dict[str, Any] = {key: entry.model_dump(exclude_unset=True) for key, entry in self.models.items()}
+        if tested.how == "floor":
+            return {**models, FLOOR: {"kind": "scripted", "says": GENERIC}}, FLOOR
+        assert tested.model is not None
+        if tested.adapter is None:
+            return models, tested.model
+        speaker = f"{tested.model} with the adapter of {name}"
+        return {**models, speaker: {**models[tested.model], "adapter": tested.adapter}}, speaker
+
+    def _responder(self, tested: TestedConfig, speaker: str) -> ResponderConfig:
+        prompt = tested.prompt or (self.deploy if tested.how in ("deploy", "floor") else tested.how)
+        return ResponderConfig(
+            model=speaker,
+            prompt=prompt,
+            sampling=tested.sampling,
+            hint=tested.how == "memory",
+            told=tested.how == "told",
+        )
+
+    def _with_model(self, role: Any) -> Any:
+        """A role that names no model means the only one of the file, whatever a baseline adds to it."""
+        if role.names() or len(self.models) != 1:
+            return role
+        return role.model_copy(update={"model": next(iter(self.models))})
+
+
+def load_benchmark(path: Path, *, seed: int | None = None) -> BenchmarkConfig:
+    """Read a bench.toml. Raises SetupError that names the file, the key and what is wrong."""
+    try:
+        given = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise SetupError(f"there is no file {path}", hint=f"Make one: espalier bench init {path}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise SetupError(f"{path} cannot be read: {error}") from error
+    try:
+        return BenchmarkConfig.model_validate(given | ({"seed": seed} if seed is not None else {}))
+    except ValidationError as error:
+        raise SetupError(f"{path} is not a valid benchmark:\n{explain(error)}") from error
+
+
+def sample() -> str:
+    """A commented bench.toml, valid as it stands."""
+    return (resources.files("simulation") / "bench.toml").read_text(encoding="utf-8")

@@ -1,0 +1,214 @@
+"""The benchmark: who is measured on whom, what is asked and what is not, scores as rows, failures with their cause."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from agents.rerender import Rerender
+from agents.words import content_stems
+from simulation.benchmark import RESPONDER, Measured, Result, cases_of, find_benchmark, plan, results, start
+from simulation.benchmark_config import GENERIC, BenchmarkConfig, CasesConfig, load_benchmark, sample
+from simulation.cast import open_models
+from simulation.engine import close_engine, open_engine
+from simulation.personas import held_out_personalities, held_out_profiles, seed_personalities, seed_profiles
+from tests.support.play import cast_of, configuration, play
+from trees.errors import SetupError
+from trees.pairs import Dropped, make_filter, targets, weigh_turns
+from trees.store import Store
+from trees.verify import USE_COLUMNS, use_from_row, verify
+from trees.writes import keep_profile
+
+BASE: dict[str, Any] = {
+    "turns": 3,
+    "models": {"model": {"kind": "scripted"}, "other": {"kind": "scripted", "variant": "other"}},
+    "user": {"model": "other"},
+    "inducer": {"model": "other"},
+    "judges": {"points": {"kind": "points", "model": "other"}},
+    "tested": {"base": {"model": "model"}},
+    "cases": {"count": 10},
+}
+
+
+def config_of(**changes: Any) -> BenchmarkConfig:
+    return BenchmarkConfig.model_validate({**BASE, **changes})
+
+
+async def measure(path: Path, config: BenchmarkConfig, name: str) -> Measured:
+    """Play one model's run to its end."""
+    models = await open_models(config.run_of(name))
+    measured = plan(config, name, models, cases_of(config.cases, None), None)
+    with Store.open(path) as store:
+        run = start(store, measured)
+    engine = await open_engine(path, run.id, config=config.run_of(name), models=models)
+    try:
+        await engine.run()
+        assert engine.failure is None
+    finally:
+        await close_engine(engine)
+    return measured
+
+
+def read(path: Path, judge: str = "points") -> Mapping[str, Result]:
+    with Store.read(path) as store:
+        found = find_benchmark(store, None)
+        return {result.model: result for result in results(store, found[0], judge, found[3])}
+
+
+def test_the_held_out_people_are_a_hundred_cases_unlike_the_seeds() -> None:
+    people = cases_of(CasesConfig(), None)
+    assert len(people) == len({(p.id, q.id) for p, q in people}) == 100
+    assert (len(held_out_profiles()), len(held_out_personalities())) == (20, 5)
+    for mine, seeds in ((held_out_profiles(), seed_profiles()), (held_out_personalities(), seed_personalities())):
+        for item in mine:
+            for seed in seeds:
+                a, b = content_stems(item.text), content_stems(seed.text)
+                assert len(a & b) / len(a | b) < 0.2
+
+
+async def test_every_reply_of_every_case_is_scored_and_the_store_is_sound(store_path: Path) -> None:
+    await measure(store_path, config_of(), "base")
+    result = read(store_path)["base"]
+    assert result.table.scores.shape == (10, 3)
+    assert np.isfinite(result.table.scores).all()
+    assert ((result.table.scores >= 1) & (result.table.scores <= 5)).all()
+    assert (result.unit, result.missing, result.state) == ("points", {}, "finished")
+    with Store.read(store_path) as store:
+        report = verify(store, rerender=Rerender(store))
+        assert report.clean
+        splits = store.rows("SELECT DISTINCT split FROM personas")
+    assert [row[0] for row in splits] == ["held_out"]
+
+
+async def test_only_the_told_baseline_is_shown_the_persona(store_path: Path) -> None:
+    config = config_of(
+        tested={"base": {"model": "model"}, "told": {"model": "model", "how": "told"}, "floor": {"how": "floor"}}
+    )
+    runs = {name: (await measure(store_path, config, name)).planned.id for name in config.tested}
+    with Store.read(store_path) as store:
+        shown = {name: _prompts(store, run) for name, run in runs.items()}
+        said = {
+            row[0] for row in store.rows(f"SELECT text FROM nodes WHERE role = '{RESPONDER}' {_OF}", (runs["floor"],))
+        }
+    fact = held_out_profiles()[0].facts[0]
+    assert any(fact in prompt for prompt in shown["told"])
+    assert all(not prompt.startswith("system") for prompt in shown["base"])
+    assert said <= set(GENERIC)
+    assert len(read(store_path)) == 3
+
+
+_OF = "AND tree_id IN (SELECT id FROM trees WHERE run_id = ?)"
+
+
+def _prompts(store: Store, run: str) -> list[str]:
+    rendering = Rerender(store)
+    uses = store.rows(f"SELECT {USE_COLUMNS} FROM uses u WHERE u.run_id = ? AND u.role = ?", (run, RESPONDER))
+    rendered = [rendering.messages(use_from_row(row)) for row in uses]
+    return ["\n".join(f"{m.role}: {m.content}" for m in messages) for messages in rendered if messages]
+
+
+async def test_models_of_one_file_are_one_benchmark_and_other_judges_another(store_path: Path) -> None:
+    first = await measure(store_path, config_of(), "base")
+    second = await measure(store_path, config_of(tested={"new": {"model": "other"}}), "new")
+    third = await measure(store_path, config_of(turns=2), "base")
+    assert first.benchmark_id == second.benchmark_id != third.benchmark_id
+    again = await measure(store_path, config_of(), "base")
+    assert again.planned.id == first.planned.id
+
+
+async def test_a_measurement_that_was_cut_short_goes_on_to_what_an_unbroken_one_gives(
+    store_path: Path, tmp_path: Path
+) -> None:
+    cut = await measure(store_path, config_of(limits={"calls": 40}), "base")
+    assert np.isnan(read(store_path)["base"].table.scores).any()
+    resumed = await measure(store_path, config_of(limits={"calls": 0}), "base")
+    assert resumed.planned.id == cut.planned.id
+    unbroken = tmp_path / "unbroken.db"
+    await measure(unbroken, config_of(), "base")
+    assert np.array_equal(read(store_path)["base"].table.scores, read(unbroken)["base"].table.scores)
+
+
+async def test_failures_are_missing_with_their_cause_and_are_not_filled_in(store_path: Path) -> None:
+    failing = {"kind": "scripted", "attempts": 1, "failures": {"every": 7}}
+    await measure(store_path, config_of(models={**BASE["models"], "model": failing}), "base")
+    result = read(store_path)["base"]
+    gaps = int(np.isnan(result.table.scores).sum())
+    assert 0 < gaps < 30
+    assert sum(result.missing.values()) == gaps
+    assert all(cause.startswith("no reply: unavailable") for cause in result.missing)
+
+
+async def test_a_judge_that_fails_costs_its_scores_and_not_the_conversation(store_path: Path) -> None:
+    failing = {"kind": "scripted", "attempts": 1, "failures": {"every": 5}}
+    models = {**BASE["models"], "judge": failing}
+    await measure(store_path, config_of(models=models, judges={"points": {"kind": "points", "model": "judge"}}), "base")
+    result = read(store_path)["base"]
+    assert sum(result.missing.values()) == int(np.isnan(result.table.scores).sum()) > 0
+    with Store.read(store_path) as store:
+        assert store.rows("SELECT count(*) FROM trees WHERE state = 'done'")[0][0] == 10
+
+
+@pytest.mark.parametrize(
+    ("judge", "unit"),
+    [({"kind": "likelihood", "model": "other"}, "nats"), ({"kind": "rules", "rules": {"question": 1}}, "points")],
+)
+async def test_other_judges_score_in_their_own_unit(store_path: Path, judge: dict[str, Any], unit: str) -> None:
+    await measure(store_path, config_of(judges={"other": judge}), "base")
+    result = read(store_path, "other")["base"]
+    assert result.unit == unit
+    assert np.isfinite(result.table.scores).all()
+
+
+async def test_people_of_the_training_split_are_refused(store_path: Path) -> None:
+    with Store.open(store_path) as store:
+        store.apply(keep_profile(held_out_profiles()[1], source="test"))
+    with pytest.raises(SetupError, match="training split"):
+        await measure(store_path, config_of(), "base")
+    with Store.read(store_path) as store:
+        assert store.runs() == []
+
+
+def test_the_sample_is_valid_as_it_stands(tmp_path: Path) -> None:
+    (tmp_path / "bench.toml").write_text(sample(), encoding="utf-8")
+    config = load_benchmark(tmp_path / "bench.toml")
+    assert {tested.how for tested in config.tested.values()} == {"deploy", "floor", "told"}
+    for name in config.tested:
+        assert all(judge.scores_lone for judge in config.run_of(name).judges.values())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"judges": {"c": {"kind": "choice"}}}, "no score to a reply on its own"),
+        ({"tested": {"a": {"model": "nobody"}}}, "there is no 'nobody'"),
+        ({"tested": {"a": {"how": "told"}}}, "name its model"),
+        ({"tested": {"a": {"how": "floor", "model": "model"}}}, "takes no model"),
+        ({"tested": {"a": {"model": "model", "adapter": "x"}}}, "takes none"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        config_of(**changes)
+
+
+async def test_a_measurement_is_no_training_data(store_path: Path) -> None:
+    played = await play(store_path, configuration())
+    measured = await measure(store_path, config_of(), "base")
+    with Store.read(store_path) as store:
+        assert make_filter(store).runs == (played,)
+        named = make_filter(store, [measured.planned.id], "points")
+        assert [dropped.reason for dropped in weigh_turns(store, named) if isinstance(dropped, Dropped)] == [
+            "held_out"
+        ] * 30
+        assert list(targets(store, [measured.planned.id], "points")) == []
+
+
+async def test_keys_that_came_later_are_no_part_of_earlier_runs() -> None:
+    identity = json.dumps((await cast_of(configuration())).identity())
+    assert not any(key in identity for key in ("told", "sees_dialogue", "scores_lone"))

@@ -1,0 +1,207 @@
+"""How a benchmark's results are shown: as a document for programs, as a plot of text, as tables with intervals.
+
+Invariant: whatever is shown to a person stands in the document too; a figure that is undefined is shown as a dash.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from tui.console import say, say_table
+from tui.sanitise import one_line
+
+if TYPE_CHECKING:
+    from simulation.benchmark import Result
+    from simulation.metrics import Estimate, Summary
+    from simulation.uptake import Reading
+
+HEIGHT = 12
+"""Lines of the plot."""
+MARKS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+def document(benchmark: tuple[str, str, str, int], judge: str, found: Sequence[Result]) -> dict[str, Any]:
+    """Everything that is known of a benchmark by one judge."""
+    from simulation.metrics import summarise
+
+    summaries = [summarise(result.table) for result in found]
+    return {
+        "benchmark": benchmark[0],
+        "name": benchmark[1],
+        "judge": judge,
+        "turns": benchmark[3],
+        "unit": next((result.unit for result in found if result.unit), ""),
+        "models": [_entry(result, summary) for result, summary in zip(found, summaries, strict=True)],
+        "gap_closed": _gaps(found, summaries),
+        "comparisons": comparisons(found),
+    }
+
+
+def _entry(result: Result, summary: Summary) -> dict[str, Any]:
+    from simulation.metrics import noise_floor
+
+    return {
+        "model": result.model,
+        "how": result.how,
+        "lineage": result.lineage,
+        "run": result.run_id,
+        "state": result.state,
+        "missing": dict(result.missing),
+        "noise_floor": noise_floor(result.repeats),
+        "equal_n": summary.equal_n,
+        **asdict(summary),
+    }
+
+
+def _gaps(found: Sequence[Result], summaries: Sequence[Summary]) -> dict[str, list[float | None]]:
+    """Of each model the share of the gap between floor and ceiling that it closes, by turn; empty without both.
+
+    Only at turns where the ceiling is above the floor by more than chance: else there is no gap to have a share of.
+    """
+    from simulation.metrics import gap_closed, levels_differ
+
+    floor = next((i for i, result in enumerate(found) if result.how == "floor"), None)
+    ceiling = next((i for i, result in enumerate(found) if result.how == "told"), None)
+    if floor is None or ceiling is None:
+        return {}
+    apart = levels_differ(found[ceiling].table, found[floor].table)
+    curves = [[level.value for level in summary.levels] for summary in summaries]
+    top = [level if real else None for level, real in zip(curves[ceiling], apart, strict=True)]
+    return {
+        result.model: gap_closed(curve, curves[floor], top)
+        for result, curve in zip(found, curves, strict=True)
+        if result.how not in ("floor", "told")
+    }
+
+
+def comparisons(found: Sequence[Result]) -> list[dict[str, Any]]:
+    """Every two models; p-values are corrected for all tests made here together."""
+    from simulation.metrics import compare, holm, in_words
+
+    couples = [(a, b) for i, a in enumerate(found) for b in found[i + 1 :]]
+    made = [compare(a.table, b.table) for a, b in couples]
+    held = holm([p for one in made for p in (one.p_mean, one.p_ir)])
+    return [
+        {
+            "a": a.model,
+            "b": b.model,
+            **asdict(one),
+            "held_mean": held[2 * i],
+            "held_ir": held[2 * i + 1],
+            "words": [
+                in_words(a.model, b.model, one.mean, held[2 * i], "mean"),
+                in_words(a.model, b.model, one.ir, held[2 * i + 1], "IR"),
+            ],
+        }
+        for i, ((a, b), one) in enumerate(zip(couples, made, strict=True))
+    ]
+
+
+def say_benchmark(shown: dict[str, Any]) -> None:
+    """A benchmark for a person: curves, table, comparisons, and what is missing."""
+    models = shown["models"]
+    unit = shown["unit"] or "nothing scored yet"
+    say(f"benchmark {shown['benchmark'][:8]} {shown['name']!r}, judge {shown['judge']!r}, {unit}\n")
+    if not any(value(level) is not None for model in models for level in model["levels"]):
+        say("No reply is scored yet.")
+        return
+    say("\n".join(plot([(m["model"], [value(level) for level in m["levels"]]) for m in models])) + "\n")
+    headings = ("model", "how", "lineage", "state", "cases", "mean", "IR", "R2", "N-IR")
+    say_table(headings, [_row(model) for model in models])
+    say("\nIn brackets: 95 % for new profiles and personalities. IR: units a turn. N-R2 is R2; N-IR discards size.")
+    for model in models:
+        _say_caveats(model, shown["turns"])
+    if shown["gap_closed"]:
+        say("\nShare of the gap from floor to ceiling that is closed, by turn:")
+        say_table(
+            ("model", *map(str, range(1, shown["turns"] + 1))),
+            [(name, *(number(share) for share in shares)) for name, shares in shown["gap_closed"].items()],
+        )
+    if shown["comparisons"]:
+        say("")
+        for one in shown["comparisons"]:
+            say_comparison(one)
+
+
+def _row(model: dict[str, Any]) -> tuple[object, ...]:
+    figures = (bracketed(model[key]) for key in ("mean", "ir", "r2", "n_ir"))
+    name = one_line(model["model"], 30)
+    return (name, model["how"], model["lineage"], model["state"], model["cases"], *figures)
+
+
+def _say_caveats(model: dict[str, Any], turns: int) -> None:
+    if not model["equal_n"]:
+        counts = " ".join(map(str, model["n"]))
+        say(f"{model['model']}: unequal n by turn ({counts}); {model['complete_cases']} cases have all {turns} turns:")
+        say("  AL over those alone: " + " ".join(number(level) for level in model["complete_levels"]))
+    for cause, count in model["missing"].items():
+        say(f"{model['model']}: {count} replies without a score: {one_line(cause, 90)}")
+    if model["noise_floor"] is not None:
+        say(f"{model['model']}: asked again, the judge moves a reply's score by {model['noise_floor']:.3f} (sd)")
+
+
+def say_comparison(one: dict[str, Any]) -> None:
+    """Two models as two lines that claim no more than there is."""
+    say(f"{one['a']} less {one['b']}, over {one['cases']} cases and {one['cells']} replies each:")
+    for key, label, words in (("mean", "mean", one["words"][0]), ("ir", "IR  ", one["words"][1])):
+        p = one[f"held_{key}"]
+        say(f"  {label} {bracketed(one[key], sign=True)}  p {'-' if p is None else f'{p:.4f}'} (Holm)  {words}")
+
+
+def say_readings(readings: Mapping[str, Reading], turns: int) -> None:
+    """Leaks and uptake of each model by turn, as shares."""
+    for title, field in (
+        ("Replies that use a fact nobody has mentioned:", "leaks"),
+        ("Replies that come back to an earlier fact:", "uptake"),
+    ):
+        say(title)
+        rows = [
+            (one_line(model, 30), *(number(rate.value) for rate in getattr(reading, field)))
+            for model, reading in readings.items()
+        ]
+        say_table(("model", *map(str, range(1, turns + 1))), rows)
+
+
+def plot(curves: Sequence[tuple[str, Sequence[float | None]]]) -> list[str]:
+    """AL by turn, a letter a model; where models meet, a star."""
+    known = [level for _, curve in curves for level in curve if level is not None]
+    low, high = min(known), max(known)
+    if high - low < 1e-9:
+        low, high = low - 0.5, high + 0.5
+    turns = max(len(curve) for _, curve in curves)
+    grid = [[" "] * turns for _ in range(HEIGHT)]
+    for mark, (_, curve) in zip(MARKS * (1 + len(curves) // len(MARKS)), curves, strict=False):
+        for turn, level in enumerate(curve):
+            if level is not None:
+                line = HEIGHT - 1 - round((level - low) / (high - low) * (HEIGHT - 1))
+                grid[line][turn] = mark if grid[line][turn] == " " else "*"
+    lines = [
+        f"{high - (high - low) * i / (HEIGHT - 1):7.3f} |" + "".join(f" {c} " for c in row)
+        for i, row in enumerate(grid)
+    ]
+    lines.append(" " * 8 + "+" + "---" * turns)
+    lines.append(" " * 9 + "".join(f"{turn:^3}" for turn in range(1, turns + 1)) + " turn")
+    names = zip(MARKS * (1 + len(curves) // len(MARKS)), curves, strict=False)
+    return [*lines, " " * 9 + "  ".join(f"{mark} {one_line(name, 30)}" for mark, (name, _) in names)]
+
+
+def value(figure: dict[str, Any] | Estimate) -> float | None:
+    found = figure["value"] if isinstance(figure, dict) else figure.value
+    return None if found is None or not math.isfinite(found) else found
+
+
+def bracketed(figure: dict[str, Any], *, sign: bool = False) -> str:
+    """A figure with its interval, or what there is of them."""
+    if figure["value"] is None:
+        return "-"
+    form = "+.3f" if sign else ".3f"
+    if figure["low"] is None:
+        return f"{figure['value']:{form}}"
+    return f"{figure['value']:{form}} [{figure['low']:{form}}, {figure['high']:{form}}]"
+
+
+def number(figure: float | None) -> str:
+    return "-" if figure is None else f"{figure:.2f}"

@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # What the tests need. Without a GPU, torch is held to the version in constraints.txt.
-EXTRAS ?= llama,autogen,personas,train,dev
+EXTRAS ?= llama,autogen,personas,train,serve,dev
 LAYERS := agents simulation trees train tui
 
 .PHONY: demo test test-vllm lint check format torture soak three-models benchmarks clean

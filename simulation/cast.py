@@ -17,6 +17,7 @@ from agents.inducer import Inducer
 from agents.judges.judge import JudgeAgent
 from agents.judges.measured import check_rules
 from agents.judges.verdicts import JudgeSpec
+from agents.models.adapters import Adapters
 from agents.models.open import open_model
 from agents.models.protocol import Model, ModelFailure
 from agents.prompts import Prompt, load_prompt
@@ -31,10 +32,10 @@ PLAYED = ("turns", "user", "inducer", "responders", "judges", "judge", "branchin
 """The sections of a configuration that are identity as they stand, but for the names of prompt files."""
 
 
-async def open_models(config: RunConfig) -> dict[str, Model]:
+async def open_models(config: RunConfig, adapters: Adapters | None = None) -> dict[str, Model]:
     """Load or connect every model that a role speaks. Raises SetupError; then none is left open."""
     wanted = {name for role in config.roles().values() if asks_a_model(role) for name in config.models_of(role)}
-    models = {name: open_model(name, config.models[name]) for name in sorted(wanted)}
+    models = {name: open_model(name, config.models[name], adapters) for name in sorted(wanted)}
     try:
         async with asyncio.TaskGroup() as opening:
             for model in models.values():

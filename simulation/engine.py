@@ -21,6 +21,7 @@ from agents.calls import Calls, Halted
 from agents.judges.judge import JudgeAgent
 from agents.judges.verdicts import JudgeSpec
 from agents.messages import Person
+from agents.models.adapters import Adapters
 from agents.models.open import seat_of
 from agents.models.protocol import Model
 from agents.permits import Permits
@@ -408,11 +409,17 @@ class Engine:
 
 
 async def open_engine(
-    path: Path, run_id: str, *, config: RunConfig | None = None, models: Mapping[str, Model] | None = None
+    path: Path,
+    run_id: str,
+    *,
+    config: RunConfig | None = None,
+    models: Mapping[str, Model] | None = None,
+    adapters: Adapters | None = None,
 ) -> Engine:
     """Become a run's engine: take its lock, load its models, check that they are the ones it is frozen with.
 
-    `config` brings other operational fields; `models` are ones that are open already. Raises Locked or SetupError.
+    `config` brings other operational fields; `models` are ones that are open already; `adapters` finds those that
+    models are configured with. Raises Locked or SetupError.
     """
     store = Store.open(path)
     try:
@@ -420,7 +427,7 @@ async def open_engine(
         lock = take_lock(store, run_id, "run", str(socket_path(path, run_id)))
         try:
             chosen = config or config_of(run)
-            opened = dict(models) if models is not None else await open_models(chosen)
+            opened = dict(models) if models is not None else await open_models(chosen, adapters)
             try:
                 cast = make_cast(chosen, opened, prompts_of(store, run, 0))
                 check_identity(run, cast)

@@ -203,13 +203,13 @@ def joined(messages: Sequence[Message]) -> list[Message]:
 
 
 def open_reader(base: str) -> TemplateReader:
-    """The reader of a base model: `embedded`, a folder, or a name on the hub. Blocks. Raises SetupError."""
+    """The reader of a base: `embedded`, a GGUF file, a folder, or a name on the hub. Blocks. Raises SetupError."""
     try:
         from transformers import AutoTokenizer
     except ImportError as error:
         raise SetupError(f"a tokenizer is loaded by the package transformers: {INSTALL}") from error
     try:
-        if base == EMBEDDED:
+        if base == EMBEDDED or base.lower().endswith(".gguf"):
             file = locate(base).path
             tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
         else:

@@ -486,6 +486,59 @@ def m008_persona_pool(db: Database) -> None:
 
 
 @migrations()
+def m009_trainings(db: Database) -> None:
+    """What is learnt: trainings, how they went, and the adapters that came of them."""
+    db.executescript("""
+    CREATE TABLE trainings (
+        id TEXT PRIMARY KEY,          -- digest of configuration (base and start by content, and the seed) and data
+        kind TEXT NOT NULL CHECK (kind IN ('sft', 'dpo')),
+        name TEXT NOT NULL,           -- for lists
+        configuration TEXT NOT NULL,  -- JSON: the frozen half, resolved; base and start are digests
+        data_digest TEXT NOT NULL,    -- over every text, target, pair and side that is trained on
+        base TEXT NOT NULL,           -- digest of the base's weights
+        start_adapter TEXT,           -- digest of the adapter that it goes on from; NULL from the base
+        selection TEXT NOT NULL,      -- JSON: what of the store and of which files is trained on
+        lineage TEXT NOT NULL,        -- JSON: from the base to this training, with the people whose words it sees
+        operation TEXT NOT NULL,      -- JSON: the half that may change: where base and start lie, device, checkpoints
+        state TEXT NOT NULL CHECK (state IN ('new', 'running', 'paused', 'stopped', 'finished', 'failed')),
+        reason TEXT,                  -- why it stands in this state, in words
+        result TEXT,                  -- folder of a model all of whose weights were trained, beside the store
+        created_at REAL NOT NULL,     -- Unix seconds
+        updated_at REAL NOT NULL
+    );
+    CREATE TABLE training_points (
+        training_id TEXT NOT NULL REFERENCES trainings(id) ON DELETE CASCADE,
+        kind TEXT NOT NULL CHECK (kind IN ('training', 'evaluation')), -- a stretch of steps, or what was held back
+        step INTEGER NOT NULL,        -- optimiser steps until then
+        epoch REAL NOT NULL,          -- passes over the data until then
+        loss REAL,                    -- mean of the stretch; NULL if it was no number
+        margin REAL,                  -- of a preference training, as all up to rejected_reward: mean of the pairs
+        accuracy REAL,                -- share of pairs whose chosen reply has the higher reward
+        chosen_reward REAL,           -- beta times nats above the reference
+        rejected_reward REAL,
+        learning_rate REAL,
+        gradient REAL,                -- its norm before it is cut
+        tokens INTEGER NOT NULL,      -- computed in the stretch, shared prefixes once
+        tokens_per_s REAL NOT NULL,
+        at REAL NOT NULL,             -- Unix seconds
+        PRIMARY KEY (training_id, kind, step)
+    ) WITHOUT ROWID;
+    CREATE TABLE adapters (
+        id TEXT PRIMARY KEY,          -- digest of the files: weights, configuration, lineage
+        training_id TEXT NOT NULL REFERENCES trainings(id),
+        base TEXT NOT NULL,           -- digest of the base's weights
+        start_adapter TEXT,           -- digest of the adapter that its training went on from
+        path TEXT NOT NULL,           -- its folder, beside the store
+        rank INTEGER NOT NULL,
+        lineage TEXT NOT NULL,        -- JSON, as it lies beside the weights
+        metrics TEXT NOT NULL,        -- JSON: steps, and the last loss, margin and accuracy, measured too
+        added_at REAL NOT NULL
+    );
+    CREATE INDEX adapters_by_training ON adapters(training_id);
+    """)
+
+
+@migrations()
 def m010_benchmarks(db: Database) -> None:
     """Which runs are measurements: models under test that talked to the same people under the same judge."""
     db.executescript("""

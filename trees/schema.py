@@ -13,5 +13,6 @@ MIGRATIONS = (
     "m006_views_and_search",
     "m007_model_figures",
     "m008_persona_pool",
+    "m009_trainings",
     "m010_benchmarks",
 )

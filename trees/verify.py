@@ -145,6 +145,8 @@ _ESCAPED = (
     ("personalities", "text", "id"),
     ("prompts", "text", "id"),
     ("runs", "name", "id"),
+    ("trainings", "name", "id"),
+    ("trainings", "reason", "id"),
     ("trees", "title", "id"),
     ("nodes", "reasoning", "id"),
     ("ledgers", "failure", "node_id"),
@@ -459,6 +461,43 @@ def _figures(checking: _Checking) -> Iterator[Finding]:
             yield Finding("counts", run, f"what {unescape(model)!r} did until {at:.3f} is counted wrongly")
 
 
+# Trainings
+
+
+def _trainings(checking: _Checking) -> Iterator[Finding]:
+    sql = "SELECT id, configuration, data_digest, kind, base, start_adapter, lineage FROM trainings"
+    for row_id, configuration, data, kind, base, start, lineage in checking.rows("trainings", sql):
+        frozen = json.loads(configuration)
+        if digest_of("training", frozen, data) != row_id:
+            yield Finding("training id", row_id, "its configuration or data digest is not what its id says")
+        if (frozen.get("objective"), frozen.get("base"), frozen.get("start")) != (kind, base, start):
+            yield Finding("training", row_id, "its kind, base or start is not that of its configuration")
+        if not _leads_to(json.loads(lineage), row_id, base, data):
+            yield Finding("lineage", row_id, "its lineage does not lead from its base to it")
+    sql = "SELECT training_id, step FROM training_points WHERE step < 0 OR tokens < 0 OR accuracy NOT BETWEEN 0 AND 1"
+    for row_id, step in checking.damage(sql):
+        yield Finding("point", row_id, f"its point at step {step} is counted wrongly")
+    yield from _adapters(checking)
+
+
+def _adapters(checking: _Checking) -> Iterator[Finding]:
+    sql = """
+    SELECT a.id, a.training_id, a.base, a.start_adapter, a.lineage, t.base, t.start_adapter, t.data_digest
+    FROM adapters a LEFT JOIN trainings t ON t.id = a.training_id
+    """
+    for row_id, training, base, start, lineage, trained_base, trained_start, data in checking.rows("adapters", sql):
+        if (base, start) != (trained_base, trained_start):
+            yield Finding("adapter", row_id, f"its base or start is not that of its training {training}")
+        elif not _leads_to(json.loads(lineage), training, base, data):
+            yield Finding("lineage", row_id, f"its lineage does not lead from its base to its training {training}")
+
+
+def _leads_to(lineage: Mapping[str, Any], training: str, base: str, data: str) -> bool:
+    """Whether a lineage begins at the base and ends with the training."""
+    steps = lineage.get("trainings") or [{}]
+    return lineage.get("base") == base and (steps[-1].get("id"), steps[-1].get("data")) == (training, data)
+
+
 # The full-text index
 
 
@@ -509,5 +548,6 @@ _CHECKS: tuple[Check, ...] = (
     _prompts,
     _candidates,
     _figures,
+    _trainings,
     _search_index,
 )

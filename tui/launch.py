@@ -14,10 +14,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from trees.errors import EspalierError, SetupError
 from tui.console import say
@@ -87,13 +87,16 @@ async def play(launch: Launch) -> Ending:
     return Ending(state, signals.received > 0, failed)
 
 
-async def ask_and_wait(store: Store, run_id: str, verb: str, args: Mapping[str, object]) -> dict[str, Any]:
-    """Ask a live engine for something and wait for its answer. Raises NoEngine or Refused."""
+async def ask_and_wait(
+    store: Store, run_id: str, verb: str, args: Mapping[str, object], *, kind: Literal["run", "training"] = "run"
+) -> dict[str, Any]:
+    """Ask the live engine of a job for something and wait for its answer. Raises NoEngine or Refused."""
     from trees.jobs import ask, live_engine
 
+    resume = f"espalier {'train ' if kind == 'training' else ''}resume {run_id[:8]}"
     if live_engine(store, run_id) is None:
-        hint = f"Start one: espalier resume {run_id[:8]}"
-        raise NoEngine(f"no engine is at work on run {run_id[:8]}, so nobody can {verb} it", hint=hint)
+        hint = f"Start one: {resume}"
+        raise NoEngine(f"no engine is at work on {kind} {run_id[:8]}, so nobody can {verb} it", hint=hint)
     number = ask(store, run_id, verb, args)
     while live_engine(store, run_id) is not None:
         if (result := _answered(store, number)) is not None:
@@ -101,8 +104,8 @@ async def ask_and_wait(store: Store, run_id: str, verb: str, args: Mapping[str, 
         await asyncio.sleep(POLL_S)
     if (result := _answered(store, number)) is not None:
         return result
-    hint = f"It will be taken up by `espalier resume {run_id[:8]}`."
-    raise NoEngine(f"the engine of run {run_id[:8]} left before it answered {verb!r}", hint=hint)
+    hint = f"It will be taken up by `{resume}`."
+    raise NoEngine(f"the engine of {kind} {run_id[:8]} left before it answered {verb!r}", hint=hint)
 
 
 async def have_done(path: Path, run_id: str, verb: str, args: Mapping[str, object]) -> dict[str, Any]:
@@ -144,9 +147,13 @@ def _answered(store: Store, number: int) -> dict[str, Any] | None:
 async def _open(launch: Launch) -> Engine:
     from simulation.cast import close_models
     from simulation.engine import open_engine
+    from train.adapters import StoredAdapters
 
+    adapters = StoredAdapters(launch.path)
     try:
-        return await open_engine(launch.path, launch.run_id, config=launch.config, models=launch.models)
+        return await open_engine(
+            launch.path, launch.run_id, config=launch.config, models=launch.models, adapters=adapters
+        )
     except BaseException:
         await close_models(launch.models or {})
         raise
@@ -222,12 +229,17 @@ def log_path(store: Path, run_id: str) -> Path:
 
 def detach(path: Path, run_id: str, *, config: Path | None, retry_failed: bool) -> int:
     """Start the run's engine as a process of its own; returns its pid once it is at work. Raises NoEngine."""
+    words = ["engine", run_id, *(["--retry-failed"] if retry_failed else [])]
+    words += ["--config", str(config)] if config else []
+    return start_in_background(path, run_id, words)
+
+
+def start_in_background(path: Path, job_id: str, words: Sequence[str]) -> int:
+    """Start a job's engine by these words of the command line; returns its pid once it is at work. Raises NoEngine."""
     from trees.store import Store
 
-    log = log_path(path, run_id)
-    command = [sys.executable, "-P", "-m", "tui.main", "engine", run_id, "--store", str(path)]
-    command += ["--retry-failed"] if retry_failed else []
-    command += ["--config", str(config)] if config else []
+    log = log_path(path, job_id)
+    command = [sys.executable, "-P", "-m", "tui.main", *words, "--store", str(path)]
     paths = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     with log.open("ab") as output:
         begin = output.tell()
@@ -240,7 +252,7 @@ def detach(path: Path, run_id: str, *, config: Path | None, retry_failed: bool) 
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         )
     with Store.read(path) as store:
-        if _wait_for(store, run_id, child):
+        if _wait_for(store, job_id, child):
             return child.pid
     said = log.read_bytes()[begin:].decode("utf-8", "replace").strip().splitlines()[-15:]
     raise NoEngine("the engine ended before it was at work:\n" + "\n".join(said), hint=f"Its log: {log}")

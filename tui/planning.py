@@ -20,13 +20,14 @@ async def planned(path: Path, seed: int | None, store_path: Path) -> Planned:
     from simulation.cast import close_models, load_prompts, make_cast, open_models
     from simulation.config import load_config
     from simulation.runs import draw_personas, plan_run
+    from train.adapters import StoredAdapters
 
     config = load_config(path, seed=seed)
     folder = _folder(path)
     prompts = load_prompts(config, folder / "prompts")
     with optional(store_path) as store:
         personas = draw_personas(config.personas, config.seed, folder, store)
-    models = await open_models(config)
+    models = await open_models(config, StoredAdapters(store_path))
     try:
         return plan_run(make_cast(config, models, prompts), personas, folder / "prompts")
     except BaseException:

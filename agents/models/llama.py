@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from pydantic import Field, JsonValue, model_validator
 
+from agents.models.adapters import Adapters, FoldersOnly, lora_for
 from agents.models.llama_process import WorkerProcess
 from agents.models.protocol import (
     Capabilities,
@@ -37,7 +38,7 @@ from agents.models.protocol import (
     Usage,
 )
 from agents.models.restarts import Restarts
-from agents.models.settings import ModelSettings
+from agents.models.settings import ADAPTER_BASE, ModelSettings
 from agents.models.weights import INSTALL, Weights, locate
 
 SMALLEST_CACHE = 16384
@@ -65,7 +66,10 @@ class LlamaConfig(ModelSettings):
     context: int = Field(4096, ge=64, description="Tokens that one request may take, its answer included.")
     cache_type: Literal["f16", "f32"] = Field("f16", description="Number format of the KV cache.")
     flash_attention: bool = Field(True, description="Whether llama.cpp uses its fused attention.")
-    adapter: str | None = Field(None, description="Path of a LoRA adapter in GGUF form; none if not given.")
+    adapter: str | None = Field(
+        None, description="A LoRA: digest or training of one in the store, a folder as PEFT saves it, or a GGUF file."
+    )
+    adapter_base: str | None = Field(None, min_length=8, description=ADAPTER_BASE)
     cells: int = Field(
         0,
         ge=0,
@@ -145,9 +149,10 @@ class LlamaConfig(ModelSettings):
 class LlamaModel:
     """A model in a child process; see `agents.models.protocol.Model` for what each method promises."""
 
-    def __init__(self, name: str, config: LlamaConfig) -> None:
+    def __init__(self, name: str, config: LlamaConfig, adapters: Adapters | None = None) -> None:
         self.name = name
         self.config = config
+        self._adapters = adapters or FoldersOnly()
         self._identity: ModelIdentity | None = None
         self._worker: asyncio.Task[WorkerProcess] | None = None
         self._restarts = Restarts(f"the llama worker of model {name!r}", config.max_restarts)
@@ -274,7 +279,7 @@ class LlamaModel:
 
     async def _start(self) -> WorkerProcess:
         weights = await asyncio.to_thread(locate, self.config.path)
-        adapter = await asyncio.to_thread(locate, self.config.adapter) if self.config.adapter else None
+        adapter = await asyncio.to_thread(self._lora, weights)
         worker = await WorkerProcess.spawn()
         try:
             facts = await worker.ask("load", {"config": self.config.load_options(weights, adapter)})
@@ -286,6 +291,11 @@ class LlamaModel:
             await worker.stop()
             raise
         return worker
+
+    def _lora(self, weights: Weights) -> Weights | None:
+        if self.config.adapter is None:
+            return None
+        return lora_for(self.config.adapter, weights, self._adapters, self.config.adapter_base)
 
     def _identify(self, weights: Weights, adapter: Weights | None, facts: Mapping[str, Any]) -> ModelIdentity:
         return ModelIdentity(

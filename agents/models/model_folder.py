@@ -25,6 +25,8 @@ _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 _OTHERS = (".json", ".jinja", ".model", ".txt", ".tiktoken", ".py")
 _HEADER = struct.Struct("<Q")
 """A safetensors file begins with the length of its header, which is JSON."""
+LINEAGE = "lineage.json"
+"""Beside an adapter's weights: what it was trained on, from its base on."""
 _FETCHED = ["*.safetensors", *(f"*{suffix}" for suffix in _OTHERS)]
 
 
@@ -49,6 +51,8 @@ class AdapterFolder:
     rank: int
     modules: tuple[str, ...]
     """The last names of the layers that it adapts, such as q_proj."""
+    base: str | None = None
+    """Digest of the weights that it was trained on; None where nothing says so."""
 
 
 def read_model(model: str) -> ModelFolder:
@@ -74,7 +78,16 @@ def read_adapter(path: str) -> AdapterFolder:
     rank = config.get("r")
     if not isinstance(rank, int) or rank < 1:
         raise ModelFailure("setup", f"{path!r} is no LoRA adapter: `r` in adapter_config.json is {rank!r}")
-    return AdapterFolder(folder.resolve(), folder_digest(folder), rank, _modules(folder / "adapter_model.safetensors"))
+    modules = _modules(folder / "adapter_model.safetensors")
+    return AdapterFolder(folder.resolve(), folder_digest(folder), rank, modules, _base(folder / LINEAGE))
+
+
+def _base(lineage: Path) -> str | None:
+    """The base that an adapter's lineage names."""
+    if not lineage.is_file():
+        return None
+    base = _json(lineage, "the adapter's lineage is not usable").get("base")
+    return base if isinstance(base, str) else None
 
 
 def _modules(weights: Path) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from agents.calls import Seat
+from agents.models.adapters import Adapters
 from agents.models.autogen import AutogenConfig, AutogenModel
 from agents.models.config import ModelConfig
 from agents.models.llama import LlamaConfig, LlamaModel
@@ -17,23 +18,23 @@ from agents.permits import Permits
 from agents.retries import RetryPolicy
 
 
-def open_model(name: str, config: ModelConfig) -> Model:
-    """The model that an entry describes, not yet loaded."""
+def open_model(name: str, config: ModelConfig, adapters: Adapters | None = None) -> Model:
+    """The model that an entry describes, not yet loaded. `adapters` finds what its `adapter` names."""
     match config:
         case LlamaConfig():
-            return LlamaModel(name, config)
+            return LlamaModel(name, config, adapters)
         case OpenAIConfig():
             return OpenAIModel(name, config)
         case ReplayConfig():
             return ReplayModel(name, config)
         case TransformersConfig():
-            return TransformersModel(name, config)
+            return TransformersModel(name, config, adapters)
         case SentencesConfig():
             return SentencesModel(name, config)
         case AutogenConfig():
             return AutogenModel(name, config)
         case VllmConfig():
-            return VllmModel(name, config)
+            return VllmModel(name, config, adapters)
         case _:
             return ScriptedModel(name, config)
 

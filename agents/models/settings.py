@@ -26,6 +26,12 @@ def number_or_auto(value: object) -> object:
     raise ValueError(f'give a number from 1 to {MOST_BY_HAND} or "auto", not {value!r}')
 
 
+ADAPTER_BASE = (
+    "Digest, or its beginning, of the base that the adapter was trained on, where these weights are a conversion of "
+    "it; left out if they are that base."
+)
+"""What `adapter_base` of every backend with adapters means."""
+
 NumberOrAuto = Annotated[int | Literal["auto"], BeforeValidator(number_or_auto)]
 
 

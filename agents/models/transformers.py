@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, JsonValue
 
+from agents.models.adapters import Adapters, FoldersOnly, check_base
 from agents.models.chat_template import ChatTemplate
 from agents.models.choices import answer_seed, chosen
 from agents.models.llama_prompts import Prompt, PromptReader
-from agents.models.model_folder import fetched, folder_digest, read_adapter
+from agents.models.model_folder import fetched, folder_digest
 from agents.models.protocol import (
     Capabilities,
     ChatAnswer,
@@ -39,8 +40,8 @@ from agents.models.protocol import (
     ScoreRequest,
     Usage,
 )
-from agents.models.settings import ModelSettings
-from agents.models.weights import locate
+from agents.models.settings import ADAPTER_BASE, ModelSettings
+from agents.models.weights import EMBEDDED, locate
 
 if TYPE_CHECKING:
     from agents.models.transformers_weights import Answer, Weights
@@ -53,8 +54,13 @@ class TransformersConfig(ModelSettings):
     """A model of transformers in this process."""
 
     kind: Literal["transformers"] = Field(description="transformers, in this process.")
-    path: str = Field("embedded", description='A folder, "owner/repo" on the hub, or "embedded" (in a package).')
-    adapter: str | None = Field(None, description="Folder of a LoRA adapter as PEFT saves it; none if not given.")
+    path: str = Field(
+        "embedded", description='A folder, "owner/repo" on the hub, a GGUF file, or "embedded" (in a package).'
+    )
+    adapter: str | None = Field(
+        None, description="A LoRA: digest or training of one in the store, or a folder as PEFT saves it."
+    )
+    adapter_base: str | None = Field(None, min_length=8, description=ADAPTER_BASE)
     task: Literal["chat", "reward"] = Field("chat", description="chat, or reward: a classifier that scores replies.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Number format of the weights; auto takes float32 on a CPU."
@@ -83,9 +89,10 @@ class _Job:
 class TransformersModel:
     """See the module's docstring, and `agents.models.protocol.Model` for what each method promises."""
 
-    def __init__(self, name: str, config: TransformersConfig) -> None:
+    def __init__(self, name: str, config: TransformersConfig, adapters: Adapters | None = None) -> None:
         self.name = name
         self._config = config
+        self._adapters = adapters or FoldersOnly()
         self._identity: ModelIdentity | None = None
         self._weights: Weights | None = None
         self._prompts: PromptReader | None = None
@@ -129,13 +136,15 @@ class TransformersModel:
         except ImportError as error:
             raise ModelFailure("setup", f"transformers and torch cannot be imported ({error}): {INSTALL}") from error
         gguf: str | None = None
-        if config.path == "embedded":
-            located = locate("embedded")
+        if config.path == EMBEDDED or config.path.lower().endswith(".gguf"):
+            located = locate(config.path)
             folder, gguf, digest = located.path.parent, located.path.name, located.digest
         else:
             folder = fetched(config.path)
             digest = folder_digest(folder)
-        adapter = read_adapter(config.adapter) if config.adapter else None
+        adapter = self._adapters.find(config.adapter) if config.adapter else None
+        if adapter is not None:
+            check_base(adapter, digest, config.adapter_base)
         weights = Weights(
             folder,
             gguf=gguf,

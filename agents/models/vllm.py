@@ -29,9 +29,10 @@ from urllib.parse import urlsplit
 import aiohttp
 from pydantic import Field, JsonValue, field_validator, model_validator
 
+from agents.models.adapters import Adapters, FoldersOnly, check_base
 from agents.models.choices import chosen
 from agents.models.llama_prompts import tokens_digest
-from agents.models.model_folder import AdapterFolder, ModelFolder, read_adapter, read_model
+from agents.models.model_folder import AdapterFolder, ModelFolder, read_model
 from agents.models.openai import key_from
 from agents.models.openai_http import Http, read_bounded
 from agents.models.openai_wire import AnswerReader, completion_body, parse_json
@@ -54,7 +55,7 @@ from agents.models.protocol import (
     Usage,
 )
 from agents.models.restarts import Restarts
-from agents.models.settings import ModelSettings
+from agents.models.settings import ADAPTER_BASE, ModelSettings
 from agents.models.vllm_server import HOST, ServerProcess, free_port, server_environment
 
 INSTALL = "install vllm into an environment of its own and name its interpreter: python = /path/to/venv/bin/python"
@@ -74,7 +75,10 @@ class VllmConfig(ModelSettings):
 
     kind: Literal["vllm"] = Field(description="A vLLM server, started here or by hand.")
     model: str = Field(min_length=1, description="Folder of the model, or its name on the hub: owner/repo.")
-    adapter: str | None = Field(None, description="Folder of a LoRA adapter as PEFT saves it; none if not given.")
+    adapter: str | None = Field(
+        None, description="A LoRA: digest or training of one in the store, or a folder as PEFT saves it."
+    )
+    adapter_base: str | None = Field(None, min_length=8, description=ADAPTER_BASE)
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         "auto", description="Number format of the weights."
     )
@@ -187,9 +191,10 @@ class TokenPrompt:
 class VllmModel:
     """A model behind a vLLM server; see `agents.models.protocol.Model` for what each method promises."""
 
-    def __init__(self, name: str, config: VllmConfig) -> None:
+    def __init__(self, name: str, config: VllmConfig, adapters: Adapters | None = None) -> None:
         self.name = name
         self.config = config
+        self._adapters = adapters or FoldersOnly()
         self._identity: ModelIdentity | None = None
         self._folder: ModelFolder | None = None
         self._adapter: AdapterFolder | None = None
@@ -224,7 +229,9 @@ class VllmModel:
     async def open(self) -> None:
         config = self.config
         self._folder = await asyncio.to_thread(read_model, config.model)
-        self._adapter = await asyncio.to_thread(read_adapter, config.adapter) if config.adapter else None
+        self._adapter = await asyncio.to_thread(self._adapters.find, config.adapter) if config.adapter else None
+        if self._adapter is not None:
+            check_base(self._adapter, self._folder.digest, config.adapter_base)
         self._parts = PartsReader(self._folder.template, self._folder.specials)
         if self._serving is None:
             self._identity = None

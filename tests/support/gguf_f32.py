@@ -15,25 +15,32 @@ from gguf.gguf_reader import ReaderField
 _WRITTEN_ANYWAY = {"general.architecture", "general.file_type"}
 
 
-def f32_gguf(source: Path, directory: Path) -> Path:
-    """The F32 twin of `source` in `directory`; made once, found again after that."""
-    target = directory / f"{source.stem}.f32.gguf"
+def f32_gguf(source: Path, directory: Path, layers: int | None = None) -> Path:
+    """The F32 twin of `source` in `directory`, of its first layers if so many are named; made once, found again."""
+    cut = "" if layers is None else f".{layers}-layers"
+    target = directory / f"{source.stem}{cut}.f32.gguf"
     if not target.exists():
         directory.mkdir(parents=True, exist_ok=True)
         draft = target.with_suffix(f".{os.getpid()}")
-        _write(source, draft)
+        _write(source, draft, layers)
         draft.replace(target)
     return target
 
 
-def _write(source: Path, target: Path) -> None:
+def _write(source: Path, target: Path, layers: int | None) -> None:
     reader = GGUFReader(source)
-    writer = GGUFWriter(target, str(reader.fields["general.architecture"].contents()))
+    architecture = str(reader.fields["general.architecture"].contents())
+    writer = GGUFWriter(target, architecture)
+    skipped = {*_WRITTEN_ANYWAY, *([f"{architecture}.block_count"] if layers else [])}
     for field in reader.fields.values():
-        if not field.name.startswith("GGUF.") and field.name not in _WRITTEN_ANYWAY:
+        if not field.name.startswith("GGUF.") and field.name not in skipped:
             _copy(writer, field)
+    if layers:
+        writer.add_block_count(layers)
     writer.add_file_type(LlamaFileType.ALL_F32)
     for tensor in reader.tensors:
+        if layers and tensor.name.startswith("blk.") and int(tensor.name.split(".")[1]) >= layers:
+            continue
         values = dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
         writer.add_tensor(tensor.name, values, raw_dtype=GGMLQuantizationType.F32)
     writer.write_header_to_file()

@@ -18,6 +18,7 @@ from tui.commands import (
     status,
     steering,
     storing,
+    train,
 )
 
 COMMANDS: tuple[click.Command, ...] = (
@@ -38,6 +39,7 @@ COMMANDS: tuple[click.Command, ...] = (
     data.data,
     checking.export,
     data.import_,
+    train.train,
     bench.bench,
     chat.chat,
     personas.personas,

@@ -16,10 +16,12 @@ from tui.options import config_option, examples, store_option
         "espalier chat embedded",
         "espalier chat big --config run.toml",
         "espalier chat models/tuned.gguf --system-from deploy",
+        "espalier chat embedded --adapter 1a2b3c4d",
     )
 )
 @click.argument("model")
 @config_option
+@click.option("--adapter", metavar="ID", help="An adapter, or the training that made it, by its id; or a folder.")
 @click.option(
     "--system-from",
     "prompt_name",
@@ -34,6 +36,7 @@ from tui.options import config_option, examples, store_option
 def chat(
     model: str,
     config_path: Path | None,
+    adapter: str | None,
     prompt_name: str,
     temperature: float,
     max_tokens: int,
@@ -41,9 +44,9 @@ def chat(
 ) -> None:
     """Talk with MODEL as the user; the conversation is kept as a tree.
 
-    MODEL is a name in the configuration, `embedded`, or a GGUF file. While you talk: /retry asks for another
-    reply beside the last one, /undo takes the last exchange back (it stays in the tree), /quit or the end of
-    input leaves.
+    MODEL is a name in the configuration, `embedded`, a GGUF file, or a folder in the form of model hubs. While you
+    talk: /retry asks for another reply beside the last one, /undo takes the last exchange back (it stays in the
+    tree), /quit or the end of input leaves.
     """
     from agents.models.protocol import Sampling
     from agents.prompts import load_prompt
@@ -55,7 +58,7 @@ def chat(
     prompt = load_prompt("deploy", prompt_name, folder)
     sampling = Sampling(max_tokens=max_tokens, temperature=temperature)
     with asyncio.Runner() as runner:
-        loaded = runner.run(opened(model, config_path))
+        loaded = runner.run(opened(model, config_path, store_path, adapter))
         try:
             tree = Talk(runner, Partner(loaded, prompt, sampling), store_path).run()
         finally:

@@ -46,12 +46,14 @@ def list_(config: Path | None, as_json: bool, store_path: Path) -> None:
 @click.argument("model")
 @config_option
 @json_option
-def test(model: str, config_path: Path | None, as_json: bool) -> None:
+@store_option
+def test(model: str, config_path: Path | None, as_json: bool, store_path: Path) -> None:
     """Load MODEL and ask it four short things: chat, score, choices, schema. Exit 1 if something fails.
 
-    MODEL is a name in the configuration, a GGUF file, "hf://owner/repo:file.gguf", or "embedded".
+    MODEL is a name in the configuration, a GGUF file, a folder in the hub's form, "hf://owner/repo:file.gguf", or
+    "embedded".
     """
-    result = asyncio.run(_try(model, config_path))
+    result = asyncio.run(_try(model, config_path, store_path))
     if as_json:
         say_json(result)
     else:
@@ -60,22 +62,28 @@ def test(model: str, config_path: Path | None, as_json: bool) -> None:
         raise SystemExit(1)
 
 
-async def _try(name: str, config_path: Path | None) -> dict[str, Any]:
+async def _try(name: str, config_path: Path | None, store_path: Path) -> dict[str, Any]:
     from simulation.model_test import try_model
 
-    model = await opened(name, config_path)
+    model = await opened(name, config_path, store_path)
     try:
         return await try_model(model)
     finally:
         await model.close()
 
 
-async def opened(name: str, config_path: Path | None) -> Model:
-    """A model as a person names it, loaded. Raises SetupError."""
+async def opened(name: str, config_path: Path | None, store_path: Path, adapter: str | None = None) -> Model:
+    """A model as a person names it, loaded, with an adapter of the store or of a folder. Raises SetupError."""
     from agents.models.open import open_model
     from agents.models.protocol import ModelFailure
+    from train.adapters import StoredAdapters
 
-    model = open_model(*entry(name, config_path))
+    named, config = entry(name, config_path)
+    if adapter is not None:
+        if "adapter" not in type(config).model_fields:
+            raise SetupError(f"{name!r} is a {config.kind} model, which takes no adapter", hint=_TAKE_ADAPTERS)
+        config = config.model_copy(update={"adapter": adapter})
+    model = open_model(named, config, StoredAdapters(store_path))
     try:
         await model.open()
     except ModelFailure as failure:
@@ -92,15 +100,22 @@ def entry(name: str, config_path: Path | None) -> tuple[str, Any]:
         configured = load_config(config_path).models
         if name in configured:
             return name, configured[name]
-        if not _is_weights(name):
+        if not _is_weights(name) and not Path(name).is_dir():
             known = ", ".join(configured)
             raise SetupError(f"{config_path} has no model {name!r}", hint=f"Its models: {known}.")
+    if Path(name).is_dir():
+        from agents.models.transformers import TransformersConfig
+
+        return Path(name).name, TransformersConfig.model_validate({"kind": "transformers", "path": name})
     if not _is_weights(name):
-        hint = "Give a GGUF file, embedded, or the configuration that names it with --config FILE."
+        hint = "Give a GGUF file, a folder, embedded, or the configuration that names it with --config FILE."
         raise SetupError(f"{name!r} is no model that is known here", hint=hint)
     from agents.models.llama import LlamaConfig
 
     return Path(name).stem or name, LlamaConfig.model_validate({"kind": "llama", "path": name})
+
+
+_TAKE_ADAPTERS = "Models of kind llama, vllm and transformers do."
 
 
 def _is_weights(name: str) -> bool:

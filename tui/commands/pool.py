@@ -127,7 +127,7 @@ async def _planned(store: Store, given: Mapping[str, Any]) -> Growing:
     try:
         thresholds = await settle_thresholds(store, embedder, _by_hand(given))
         if given["generator"] == "model":
-            models = await _open(entries, (*given["names"], *filter(None, [given["check_model"]])))
+            models = await _open(store.path, entries, (*given["names"], *filter(None, [given["check_model"]])))
         return Growing(
             config=GrowingConfig(
                 generator=given["generator"],
@@ -183,11 +183,12 @@ def _read_axes(plan: Path | None) -> Axes:
         raise SetupError(f"{plan}: {error.message}", hint=error.hint) from error
 
 
-async def _open(entries: Mapping[str, Any], named: tuple[str, ...]) -> dict[str, Any]:
+async def _open(path: Path, entries: Mapping[str, Any], named: tuple[str, ...]) -> dict[str, Any]:
     """The models named, loaded; the first one if none is. Raises SetupError."""
     from agents.models.open import open_model
     from agents.models.protocol import ModelFailure
     from simulation.cast import close_models
+    from train.adapters import StoredAdapters
 
     wanted = named or (next(iter(entries)),)
     opened: dict[str, Any] = {}
@@ -195,7 +196,7 @@ async def _open(entries: Mapping[str, Any], named: tuple[str, ...]) -> dict[str,
         for name in dict.fromkeys(wanted):
             if name not in entries:
                 raise SetupError(f"there is no model {name!r}", hint=f"The configuration has {', '.join(entries)}.")
-            opened[name] = open_model(name, entries[name])
+            opened[name] = open_model(name, entries[name], StoredAdapters(path))
             await opened[name].open()
     except ModelFailure as failure:
         await close_models(opened)

@@ -1,0 +1,152 @@
+"""A training by TRL's own trainers on flattened rows: what packed trees are compared with. Imports torch and TRL.
+
+The same data, adapter, schedule and wishes as `train.trainer.fit`, and the same values back; what differs is that
+nothing is shared, that a step takes `rows_per_step` pairs or targets instead of packed rows, and that nothing is
+measured on who is held back.
+
+Invariant: the losses are those of `train.losses` on the same rows, as TRL computes them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+
+from train.base_model import OpenedBase
+from train.config import TrainingConfig
+from train.flat import dpo_trainer, sft_trainer
+from train.points import Point, Preferences, Sink, Wish
+from train.token_tree import TokenTree
+from train.trainer import MARKER, Ended, Outcome, last_checkpoint
+
+
+def fit_flat(
+    opened: OpenedBase,
+    trees: Sequence[TokenTree],
+    config: TrainingConfig,
+    out: Path,
+    sink: Sink,
+    ask: Callable[[], Wish] = lambda: "go",
+) -> Outcome:
+    """Train with TRL, or go on with it; see `train.trainer.fit`. Raises SetupError for weighted pairs."""
+    settings = _settings(config)
+    make = sft_trainer
+    if config.objective == "dpo":
+        make = dpo_trainer
+        settings |= _loss(config)
+    trainer = make(opened.model, opened.tokenizer, trees, out, **settings)
+    for callback in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(callback)
+    watching = _Watching(trainer, sink, ask, out)
+    trainer.add_callback(watching)
+    last = last_checkpoint(out)
+    trainer.train(resume_from_checkpoint=str(last) if last is not None else None)
+    ended = _ENDED[watching.wish]
+    folder = None if ended == "paused" else out / "trained"
+    if folder is not None:
+        opened.model.save_pretrained(folder)
+        opened.tokenizer.save_pretrained(folder)
+    return Outcome(
+        ended=ended,
+        steps=trainer.state.global_step,
+        folder=folder,
+        separate_because="it was asked for",
+        rows=len(trainer.train_dataset),
+        tokens=sum(tree.flattened_count for tree in trees),
+        held_back=(),
+    )
+
+
+_ENDED: Mapping[Wish, Ended] = {"go": "done", "pause": "paused", "stop": "stopped"}
+
+
+class _Watching(TrainerCallback):  # type: ignore[misc]
+    """Tells the sink of what TRL logs, and obeys."""
+
+    def __init__(self, trainer: Any, sink: Sink, ask: Callable[[], Wish], out: Path) -> None:
+        self.wish: Wish = "go"
+        self._trainer, self._sink, self._ask, self._out = trainer, sink, ask, out
+        self._since, self._tokens = time.perf_counter(), 0.0
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, float] | None = None, **_: Any) -> None:
+        if not logs or "loss" not in logs:
+            return
+        now, tokens = time.perf_counter(), float(logs.get("num_tokens", 0.0))
+        new, seconds = int(tokens - self._tokens), max(now - self._since, 1e-9)
+        self._since, self._tokens = now, tokens
+        self._sink.point(
+            Point(
+                step=state.global_step,
+                epoch=float(state.epoch or 0.0),
+                kind="training",
+                loss=logs["loss"],
+                learning_rate=logs.get("learning_rate"),
+                grad_norm=logs.get("grad_norm"),
+                tokens=new,
+                tokens_per_s=new / seconds,
+                preferences=_preferences(logs),
+            )
+        )
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
+        wish = self._ask()
+        if wish != "go" and state.global_step < state.max_steps:
+            self.wish = wish
+            control.should_save = control.should_training_stop = True
+        return control
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        folder = self._out / f"checkpoint-{state.global_step}"
+        (folder / MARKER).touch()
+        self._sink.checkpoint(state.global_step, folder)
+
+
+def _preferences(logs: Mapping[str, float]) -> Preferences | None:
+    """What TRL says of the pairs; it does not tell which side is the longer one."""
+    if "rewards/margins" not in logs:
+        return None
+    return Preferences(
+        margin=logs["rewards/margins"],
+        accuracy=logs["rewards/accuracies"],
+        chosen_reward=logs["rewards/chosen"],
+        rejected_reward=logs["rewards/rejected"],
+        longer=0,
+        longer_right=0,
+        shorter=0,
+        shorter_right=0,
+    )
+
+
+def _settings(config: TrainingConfig) -> dict[str, Any]:
+    schedule, machine = config.schedule, config.machine
+    return {
+        "seed": config.seed,
+        "data_seed": config.seed,
+        "per_device_train_batch_size": schedule.rows_per_step,
+        "num_train_epochs": schedule.epochs,
+        "max_steps": schedule.steps or -1,
+        "learning_rate": schedule.learning_rate,
+        "lr_scheduler_type": schedule.shape,
+        "warmup_steps": schedule.warmup,
+        "weight_decay": schedule.weight_decay,
+        "max_grad_norm": schedule.max_grad_norm,
+        "gradient_checkpointing": machine.gradient_checkpointing,
+        "logging_steps": machine.point_every,
+        "save_strategy": "steps",
+        "save_steps": machine.save_every,
+        "save_total_limit": machine.keep,
+        "use_cpu": machine.device == "cpu",
+        "dataloader_pin_memory": False,
+    }
+
+
+def _loss(config: TrainingConfig) -> dict[str, Any]:
+    loss = config.loss
+    kinds = {"loss_type": loss.kind}
+    if loss.sft_weight:
+        kinds = {"loss_type": [loss.kind, "sft"], "loss_weights": [1.0, loss.sft_weight]}  # type: ignore[dict-item]
+    return {"beta": loss.beta, "label_smoothing": loss.label_smoothing, **kinds}

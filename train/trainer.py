@@ -1,0 +1,444 @@
+"""A training: packed trees through transformers' Trainer, with points, alarms, checkpoints and wishes. Imports torch.
+
+A row is a packed sequence, an optimiser step takes `rows_per_step` of them, and what is divided by are the counts of
+the whole step. `fit` is the same call for beginning and for going on: it continues from the last whole checkpoint in
+its folder. A checkpoint counts as whole once its marker is there, which is written last.
+
+Invariant: on a CPU in float32, a training that was killed and called again ends with the weights of an unbroken one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from train.alarms import alarms
+from train.base_model import OpenedBase
+from train.config import TrainingConfig
+from train.losses import Counts, PairOutcome, counts_of, dpo_loss, sft_loss
+from train.packing import PackedSequence
+from train.points import Alarm, Point, Preferences, Sink, Wish
+from train.reference import reference_sums
+from train.token_tree import TokenTree
+from train.tree_model import TreeModel, longest_path
+from trees.errors import SetupError
+from trees.ids import digest_of
+
+MARKER = "whole"
+IDENTITY = "training.json"
+Ended = Literal["done", "early", "paused", "stopped", "failed"]
+
+
+@dataclass(frozen=True, eq=False)
+class Item:
+    """A row and what its replies are worth under the reference; None for SFT."""
+
+    sequence: PackedSequence
+    reference: torch.Tensor | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a training ended."""
+
+    ended: Ended
+    steps: int
+    folder: Path | None
+    """Where the trained adapter or model is; None while it is not done."""
+    separate_because: str | None
+    """Why trees were not packed."""
+    rows: int
+    tokens: int
+    """Of one pass over the data."""
+    held_back: tuple[str, ...]
+    """Personas whose trees were only measured on."""
+
+
+def fit(
+    opened: OpenedBase,
+    trees: Sequence[TokenTree],
+    config: TrainingConfig,
+    out: Path,
+    sink: Sink,
+    ask: Callable[[], Wish] = lambda: "go",
+    references: Path | None = None,
+    measured: Sequence[TokenTree] | None = None,
+) -> Outcome:
+    """Train on these trees, or go on with it; returns when it is done, paused, stopped or failed.
+
+    `references` is a folder where the reference's log-probabilities are kept for other trainings. `measured` are
+    trees that are held back and only measured on; if they are not given, personas are drawn from `trees`. Raises
+    SetupError if there is nothing to train on, or if `out` holds another training.
+    """
+    trained = trees
+    if measured is None:
+        trained, measured = held_back(trees, config.evaluation.share, config.seed)
+    everything = [*trained, *measured]
+    _check_identity(out, _identity(opened, everything, config))
+    model = TreeModel(opened.model, longest_path(everything), lean=not config.machine.gradient_checkpointing)
+    _save_memory(opened.model, config)
+    rows, held = (model.sequences(each, config.objective, config.tokens_per_row) for each in (trained, measured))
+    if not rows:
+        raise SetupError(
+            f"none of {len(trained)} trees holds anything to train on with objective {config.objective!r}",
+            hint="sft needs targets, dpo needs pairs: judge the run, or lower the margin.",
+        )
+    weights = digest_of("weights", opened.base_digest, opened.start_digest, config.dtype, config.quantised)
+    train_items, held_items = (_items(each, model, config, weights, references) for each in (rows, held))
+    trainer = TreeTrainer(model, config, train_items, held_items, out, sink, ask)
+    last = last_checkpoint(out)
+    trainer.train(resume_from_checkpoint=str(last) if last is not None else None)
+    ended = trainer.ended()
+    folder = None if ended in ("paused", "failed") else out / "trained"
+    if folder is not None and trainer.is_world_process_zero():
+        opened.model.save_pretrained(folder)
+        opened.tokenizer.save_pretrained(folder)
+    return Outcome(
+        ended=ended,
+        steps=trainer.state.global_step,
+        folder=folder,
+        separate_because=model.separate_because,
+        rows=len(rows),
+        tokens=sum(len(row) for row in rows),
+        held_back=tuple(sorted({tree.persona for tree in measured})),
+    )
+
+
+def held_back(trees: Sequence[TokenTree], share: float, seed: int) -> tuple[list[TokenTree], list[TokenTree]]:
+    """Trees to train on and trees to measure on: whole personas, drawn by the seed; at least one if there are two."""
+    personas = sorted({tree.persona for tree in trees}, key=lambda name: digest_of("held back", seed, name))
+    count = min(max(1, round(share * len(personas))), len(personas) - 1) if share > 0 else 0
+    held = set(personas[:count])
+    return [t for t in trees if t.persona not in held], [t for t in trees if t.persona in held]
+
+
+def last_checkpoint(out: Path) -> Path | None:
+    """The newest checkpoint that is whole."""
+    found = [folder for folder in out.glob("checkpoint-*") if (folder / MARKER).exists()]
+    return max(found, key=lambda folder: int(folder.name.rpartition("-")[2]), default=None)
+
+
+class TreeTrainer(Trainer):  # type: ignore[misc]
+    """transformers' Trainer over packed rows: loss, counts, evaluation, checkpoints and points are its own."""
+
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        model: TreeModel,
+        config: TrainingConfig,
+        items: Sequence[Item],
+        held: Sequence[Item],
+        out: Path,
+        sink: Sink,
+        ask: Callable[[], Wish],
+    ) -> None:
+        self.config, self.held, self.sink = config, list(held), sink
+        self.points: list[Point] = []
+        self.raised: set[str] = set()
+        self.wish: Wish = "go"
+        self.control: Any = None
+        self._tally = _Tally()
+        super().__init__(
+            model=model,
+            args=_arguments(config, out, measures=bool(held)),
+            train_dataset=[{"item": item} for item in items],
+            eval_dataset=[{"item": item} for item in held] or None,
+            data_collator=_only,
+        )
+        if self.args.n_gpu > 1:
+            raise SetupError(
+                f"{self.args.n_gpu} GPUs are visible to one process",
+                hint="Start with `accelerate launch`, or show one with CUDA_VISIBLE_DEVICES=0.",
+            )
+        self.remove_callback(PrinterCallback)
+        self.add_callback(_Wishes(self, ask))
+        if held and config.evaluation.patience:
+            self.add_callback(EarlyStoppingCallback(config.evaluation.patience))
+
+    def ended(self) -> Ended:
+        """How `train` ended."""
+        if "not_a_number" in self.raised:
+            return "failed"
+        if self.wish != "go":
+            return "paused" if self.wish == "pause" else "stopped"
+        return "done" if self.state.global_step >= self.state.max_steps else "early"
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Item], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """A row's share of the step's mean loss; several processes average their gradients, hence the factor."""
+        item = inputs["item"]
+        logps = model(item.sequence)
+        counts = counts_of(item.sequence) if num_items_in_batch is None else Counts(*num_items_in_batch.tolist())
+        loss, outcome = _loss(logps, item, counts, self.config)
+        self._tally.add(item.sequence, outcome)
+        return loss * self.accelerator.num_processes
+
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Item]], device: torch.device) -> Any:
+        """The counts of an accumulated batch, over all processes."""
+        if not batch_samples:
+            return None
+        parts = [counts_of(batch["item"].sequence) for batch in batch_samples]
+        total = torch.tensor([sum(getattr(part, name) for part in parts) for name in _COUNTED], device=device)
+        return self.accelerator.gather(total[None]).sum(0)
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """The loss over all that is held back, as one batch."""
+        counts = sum((counts_of(item.sequence) for item in self.held[1:]), counts_of(self.held[0].sequence))
+        tally, total = _Tally(), 0.0
+        self.model.eval()
+        with torch.no_grad():
+            for item in self.held:
+                loss, outcome = _loss(self.model(item.sequence), item, counts, self.config)
+                tally.add(item.sequence, outcome)
+                total += float(loss)
+        self.model.train()
+        point = tally.point(self.state.global_step, float(self.state.epoch or 0.0), "evaluation", total)
+        self._tell(point)
+        metrics = {"eval_loss": total}
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """A point, where the Trainer would have printed a line."""
+        if "loss" not in logs:
+            return
+        point = self._tally.point(self.state.global_step, float(self.state.epoch or 0.0), "training", logs["loss"])
+        self._tally = _Tally()
+        self._tell(replace(point, learning_rate=logs.get("learning_rate"), grad_norm=logs.get("grad_norm")))
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Not counted: the estimate knows nothing of packed rows."""
+        return 0
+
+    def _tell(self, point: Point) -> None:
+        if not self.is_world_process_zero():
+            return
+        self.points.append(point)
+        self.sink.point(point)
+        for alarm in alarms(self.points):
+            if alarm.kind not in self.raised:
+                self._raise(alarm)
+
+    def _raise(self, alarm: Alarm) -> None:
+        self.raised.add(alarm.kind)
+        self.sink.alarm(alarm)
+        if alarm.fatal:
+            self.control.should_training_stop = True
+            self.control.should_save = False
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        if self.args.should_save:
+            self.model.model.save_pretrained(output_dir or self.args.output_dir)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        if self.is_world_process_zero():
+            _mark(folder)
+            self.sink.checkpoint(self.state.global_step, folder)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        _load_weights(self.model.model, Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        _load_weights(self.model.model, Path(self.state.best_model_checkpoint))
+
+
+class _Wishes(TrainerCallback):  # type: ignore[misc]
+    """Asks after each step whether to go on, and has a checkpoint made before it stops."""
+
+    def __init__(self, trainer: TreeTrainer, ask: Callable[[], Wish]) -> None:
+        self._trainer, self._ask = trainer, ask
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
+        wish = self._ask()
+        if wish != "go" and state.global_step < state.max_steps:
+            self._trainer.wish = wish
+            control.should_save = control.should_training_stop = True
+        return control
+
+
+_COUNTED = ("target_tokens", "pair_weight", "chosen_tokens")
+
+
+class _Tally:
+    """Sums over the rows since the last point."""
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter()
+        self._tokens = 0
+        self._chosen: list[float] = []
+        self._rejected: list[float] = []
+        self._longer: list[int] = []
+
+    def add(self, sequence: PackedSequence, outcome: PairOutcome | None) -> None:
+        self._tokens += len(sequence)
+        if outcome is None:
+            return
+        lengths = sequence.reply_lengths[sequence.pairs]
+        self._longer += [int(each) for each in lengths[:, 0] - lengths[:, 1]]
+        self._chosen += outcome.chosen_rewards.tolist()
+        self._rejected += outcome.rejected_rewards.tolist()
+
+    def point(self, step: int, epoch: float, kind: Literal["training", "evaluation"], loss: float) -> Point:
+        seconds = time.perf_counter() - self._began
+        return Point(step, epoch, kind, loss, None, None, self._tokens, self._tokens / seconds, self._preferences())
+
+    def _preferences(self) -> Preferences | None:
+        if not self._chosen:
+            return None
+        count = len(self._chosen)
+        right = [c > r for c, r in zip(self._chosen, self._rejected, strict=True)]
+        longer = [is_right for is_right, by in zip(right, self._longer, strict=True) if by > 0]
+        shorter = [is_right for is_right, by in zip(right, self._longer, strict=True) if by < 0]
+        chosen, rejected = sum(self._chosen) / count, sum(self._rejected) / count
+        return Preferences(
+            chosen - rejected,
+            sum(right) / count,
+            chosen,
+            rejected,
+            len(longer),
+            sum(longer),
+            len(shorter),
+            sum(shorter),
+        )
+
+
+def _loss(
+    logps: torch.Tensor, item: Item, counts: Counts, config: TrainingConfig
+) -> tuple[torch.Tensor, PairOutcome | None]:
+    if item.reference is None:
+        return sft_loss(logps, item.sequence, counts), None
+    reference = item.reference.to(logps.device)
+    return dpo_loss(logps, reference, item.sequence, counts, config.loss.value())
+
+
+def _items(
+    rows: Sequence[PackedSequence], model: TreeModel, config: TrainingConfig, weights: str, folder: Path | None
+) -> list[Item]:
+    if config.objective == "sft":
+        return [Item(row, None) for row in rows]
+    training = model.training
+    model.eval()
+    sums = reference_sums(rows, model, weights, folder)
+    model.train(training)
+    return [Item(row, reference) for row, reference in zip(rows, sums, strict=True)]
+
+
+def _only(batch: list[dict[str, Item]]) -> dict[str, Item]:
+    """A batch is one packed row."""
+    return batch[0]
+
+
+def _arguments(config: TrainingConfig, out: Path, *, measures: bool) -> TrainingArguments:
+    schedule, machine, evaluation = config.schedule, config.machine, config.evaluation
+    best = measures and evaluation.patience > 0
+    return TrainingArguments(
+        output_dir=str(out),
+        seed=config.seed,
+        data_seed=config.seed,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=schedule.rows_per_step,
+        num_train_epochs=schedule.epochs,
+        max_steps=schedule.steps or -1,
+        learning_rate=schedule.learning_rate,
+        lr_scheduler_type=schedule.shape,
+        warmup_steps=schedule.warmup,
+        weight_decay=schedule.weight_decay,
+        max_grad_norm=schedule.max_grad_norm,
+        bf16=config.dtype == "bfloat16" and config.lora is None,
+        logging_steps=machine.point_every,
+        logging_nan_inf_filter=False,
+        save_strategy="steps",
+        # The best checkpoint can only be gone back to if each evaluation has one.
+        save_steps=evaluation.every if best else machine.save_every,
+        save_total_limit=machine.keep,
+        eval_strategy="steps" if measures else "no",
+        eval_steps=evaluation.every,
+        load_best_model_at_end=best,
+        metric_for_best_model="eval_loss",
+        greater_is_better=False,
+        use_cpu=machine.device == "cpu",
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        disable_tqdm=True,
+        report_to="none",
+    )
+
+
+def _save_memory(model: Any, config: TrainingConfig) -> None:
+    model.train()
+    if not config.machine.gradient_checkpointing:
+        return
+    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+    # Its older name goes with the next major version of transformers.
+    enable = getattr(causal, "activation_checkpointing_enable", causal.gradient_checkpointing_enable)
+    enable({"use_reentrant": False})
+
+
+def _load_weights(model: Any, folder: Path) -> None:
+    """What `save_pretrained` wrote, into the model as it is."""
+    from safetensors.torch import load_file
+
+    if hasattr(model, "peft_config"):
+        from peft import load_peft_weights, set_peft_model_state_dict
+
+        set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"))
+        return
+    for file in sorted(folder.glob("model*.safetensors")):
+        model.load_state_dict(load_file(file), strict=False)
+
+
+def _mark(folder: Path) -> None:
+    """Say that a checkpoint is whole, when everything in it is on disk."""
+    for file in folder.rglob("*"):
+        if file.is_file():
+            _sync(file)
+    (folder / MARKER).touch()
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def _identity(opened: OpenedBase, trees: Sequence[TokenTree], config: TrainingConfig) -> dict[str, Any]:
+    data = [[t.digest, t.persona, list(t.targets), [[p.chosen, p.rejected, p.weight] for p in t.pairs]] for t in trees]
+    return {
+        **config.identity(),
+        "base": opened.base_digest,
+        "start": opened.start_digest,
+        "data": digest_of("token trees", data),
+    }
+
+
+def _check_identity(out: Path, identity: dict[str, Any]) -> None:
+    """A folder holds one training. Raises SetupError if it is another one."""
+    file = out / IDENTITY
+    if not file.exists():
+        out.mkdir(parents=True, exist_ok=True)
+        draft = file.with_suffix(f".{os.getpid()}")
+        draft.write_text(json.dumps(identity, indent=1), encoding="utf-8")
+        draft.replace(file)
+        return
+    there = json.loads(file.read_text(encoding="utf-8"))
+    different = sorted(key for key in {*there, *identity} if there.get(key) != identity.get(key))
+    if different:
+        raise SetupError(
+            f"{out} holds another training, which differs in {', '.join(different)}",
+            hint="Name another folder, or take its configuration and data.",
+        )

@@ -126,8 +126,15 @@ class Prompt:
 
 def load_prompt(kind: str, name: str | None = None, folder: Path | None = None) -> Prompt:
     """Read a prompt and check it. Raises SetupError naming file, line and what is wrong."""
-    wanted = name or SHIPPED_NAMES[kind]
-    read = _read(wanted, folder)
+    return _checked(kind, _read(name or SHIPPED_NAMES[kind], folder))
+
+
+def prompt_of(kind: str, text: str, folder: Path | None = None, origin: str = "the draft") -> Prompt:
+    """A prompt that is in no file yet, checked as if it were. Raises SetupError naming line and what is wrong."""
+    return _checked(kind, _expanded(text, origin, folder, ()))
+
+
+def _checked(kind: str, read: list[_ReadLine]) -> Prompt:
     while read and not read[0].text.strip():
         del read[0]
     prompt = Prompt(kind, "\n".join(line.text for line in read).strip() + "\n")
@@ -197,10 +204,15 @@ def _read(name: str, folder: Path | None, seen: tuple[str, ...] = ()) -> list[_R
     if name in seen:
         raise SetupError(f"prompt files take in each other in a circle: {' > '.join((*seen, name))}")
     raw, origin = _find(name, folder)
+    return _expanded(raw, origin, folder, (*seen, name))
+
+
+def _expanded(raw: str, origin: str, folder: Path | None, seen: tuple[str, ...]) -> list[_ReadLine]:
+    """The lines of a text with what it takes in."""
     read = []
     for number, line in enumerate(raw.splitlines(), 1):
         if include := _INCLUDE.match(line):
-            read += [*_read(include.group(1), folder, (*seen, name)), _ReadLine("", origin, number)]
+            read += [*_read(include.group(1), folder, seen), _ReadLine("", origin, number)]
         else:
             read.append(_ReadLine(line, origin, number))
     return read

@@ -119,9 +119,12 @@ class Rerender:
         messages = self.messages(use)
         return None if messages is None else messages_digest(messages)
 
-    def messages(self, use: Use) -> Messages | None:
-        """The messages of a use; None if the turn it was asked for is not stored."""
-        prompt = self._prompt(use.prompt_id)
+    def messages(self, use: Use, under: Prompt | None = None) -> Messages | None:
+        """The messages of a use, or what they would be under another prompt of its kind.
+
+        None if the turn it was asked for is not stored.
+        """
+        prompt = under or self._prompt(use.prompt_id)
         if prompt is not None and prompt.kind in _OF_GROWING:
             return _OF_GROWING[prompt.kind](self._store, prompt, use.tail)
         setting = self._setting(use.tree_id)

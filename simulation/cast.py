@@ -90,17 +90,22 @@ class Cast:
 
 def make_cast(config: RunConfig, models: Mapping[str, Model], prompts: Mapping[str, Prompt]) -> Cast:
     """Put the cast together and check that everybody can do their part. Raises SetupError."""
-    roles = {
-        "user": _role("user", config, config.user, rerolls=config.user.rerolls),
-        "inducer": _role("inducer", config, config.inducer),
-        **{f"responder.{name}": _responder(name, config, r) for name, r in config.responders.items()},
-        **{f"judge.{name}": _role(f"judge.{name}", config, judge) for name, judge in config.judges.items()},
-    }
+    roles = roles_of(config)
     specs: dict[str, JudgeSpec] = {}
     for name, judge in sorted(config.judges.items(), key=lambda item: item[1].kind == "panel"):
         specs[name] = _judge_spec(name, judge, roles[f"judge.{name}"], models, prompts, specs)
     _check_capabilities(config, roles, models)
     return Cast(config, roles, dict(prompts), specs, models)
+
+
+def roles_of(config: RunConfig) -> dict[str, Role]:
+    """Every role by its name, before any model is opened."""
+    return {
+        "user": _role("user", config, config.user, rerolls=config.user.rerolls),
+        "inducer": _role("inducer", config, config.inducer),
+        **{f"responder.{name}": _responder(name, config, r) for name, r in config.responders.items()},
+        **{f"judge.{name}": _role(f"judge.{name}", config, judge) for name, judge in config.judges.items()},
+    }
 
 
 def load_prompts(config: RunConfig, folder: Path | None) -> dict[str, Prompt]:

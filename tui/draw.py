@@ -13,7 +13,7 @@ from typing import Literal
 from rich.cells import cell_len, chop_cells
 
 from trees.tree import ConversationTree
-from trees.values import Judgement, Ledger, Node, winner
+from trees.values import Judgement, Ledger, Node, Score, winner
 from tui.sanitise import visible
 
 Mark = Literal["winner", "loser", "tie", "unstable", "abstain", "both_bad", "none"]
@@ -231,10 +231,15 @@ def _about(node: Node, look: Look) -> Iterator[Span]:
         yield Span(f"  {node.id}", "dim")
 
 
+def score_of(tree: ConversationTree, reply: Node, judge: str | None) -> Score | None:
+    """A judge's number for a reply, if it gives numbers."""
+    judgement = _judgement_of(tree, reply, judge)
+    return next((s for s in judgement.scores if s.node_id == reply.id), None) if judgement is not None else None
+
+
 def _score(tree: ConversationTree, reply: Node, look: Look) -> Sequence[Span]:
-    judgement = _judgement_of(tree, reply, look.judge)
-    scores = [s for s in judgement.scores if s.node_id == reply.id] if judgement is not None else []
-    return [Span(f"  {score.value:+.3f} {score.unit}", "green") for score in scores]
+    score = score_of(tree, reply, look.judge)
+    return () if score is None else (Span(f"  {score.value:+.3f} {score.unit}", "green"),)
 
 
 def _judgement_of(tree: ConversationTree, reply: Node, judge: str | None) -> Judgement | None:

@@ -7,13 +7,15 @@ so that `espalier --help` is quick on any machine.
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
 
 from trees.errors import EspalierError
-from tui.commands import COMMANDS
+from tui.commands import COMMANDS, opening
 from tui.console import say
 from tui.options import examples
 
@@ -67,9 +69,13 @@ def main(context: click.Context) -> None:
     they teach.
 
     Everything is kept in one store, espalier.db in the current folder unless --store or ESPALIER_STORE names
-    another. RUN, TREE and NODE are ids, or beginnings of ids that are unique.
+    another. RUN, TREE and NODE are ids, or beginnings of ids that are unique. Without a command, the app opens.
     """
-    if context.invoked_subcommand is None:
+    if context.invoked_subcommand is not None:
+        return
+    if opening.wants_app():
+        context.invoke(opening.app, store_path=Path(os.environ.get("ESPALIER_STORE") or "espalier.db"))
+    else:
         click.echo(context.get_help())
 
 

@@ -21,7 +21,7 @@ u.tree_id = ? AND (u.node_id = ? AND u.role NOT LIKE 'responder.%' AND u.role <>
 
 def show_prompts(store: Store, row: TreeRow, node_id: str, *, as_json: bool) -> None:
     """Print the prompt that a message came of; for a user's also those of who read and judged it."""
-    found = list(_rendered(store, row, node_id))
+    found = list(rendered(store, row, node_id))
     if not found:
         raise NotFound(
             f"no model was asked for message {node_id[:8]}: a person wrote it",
@@ -36,7 +36,8 @@ def show_prompts(store: Store, row: TreeRow, node_id: str, *, as_json: bool) -> 
             say(f"[{message.role}]\n{message.content}\n")
 
 
-def _rendered(store: Store, row: TreeRow, node_id: str) -> list[tuple[Use, tuple[Message, ...]]]:
+def rendered(store: Store, row: TreeRow, node_id: str) -> list[tuple[Use, tuple[Message, ...]]]:
+    """The prompts of a message with what they were for, as they were sent. Raises NotFound."""
     from agents.rerender import Rerender
 
     render = Rerender(store)

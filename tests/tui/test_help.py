@@ -5,11 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
 
+from trees.store import Store
 from tui.main import main
 
 HEAVY = (
@@ -72,3 +74,17 @@ def test_help_loads_nothing_heavy() -> None:
 
 def test_an_unknown_command_is_wrong_usage() -> None:
     assert CliRunner().invoke(main, ["plya"]).exit_code == 2
+
+
+@pytest.mark.parametrize("words", [["status", "--json"], ["trees", "--json"], ["app"]], ids=" ".join)
+def test_only_the_app_loads_textual(words: list[str], store_path: Path) -> None:
+    """Not even `app`, where there is no terminal to open it on."""
+    Store.open(store_path).close()
+    program = (
+        "import sys\nfrom tui.main import main\n"
+        f"try: main([*{words!r}, '--store', {str(store_path)!r}])\nexcept SystemExit: pass\n"
+        "print('textual' in sys.modules)"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=True)
+    assert done.stdout.splitlines()[-1] == "False"

@@ -13,9 +13,10 @@ from tests.support.command_line import Espalier, as_json
 from trees.store import Store
 from tui.console import console, count, duration
 from tui.facts import progress_facts
+from tui.lanes import SILENT_S, Lanes
 from tui.progress import Rate, in_a_line, shown
 from tui.statusview import MODEL_HEADINGS, model_row
-from tui.watch import SILENT_S, Lanes, _picture
+from tui.watch import _picture
 
 
 def test_status_tells_everything_from_the_store(espalier: Espalier, played: str) -> None:

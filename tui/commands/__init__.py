@@ -11,6 +11,7 @@ from tui.commands import (
     checking,
     data,
     models,
+    opening,
     personas,
     playing,
     prompts,
@@ -35,6 +36,7 @@ COMMANDS: tuple[click.Command, ...] = (
     reading.search,
     branching.branch,
     branching.judge,
+    branching.note,
     checking.verify,
     data.data,
     checking.export,
@@ -46,4 +48,6 @@ COMMANDS: tuple[click.Command, ...] = (
     prompts.prompts,
     models.models,
     storing.store,
+    opening.app,
+    opening.serve,
 )

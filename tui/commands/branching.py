@@ -103,6 +103,32 @@ def judge(run: str, name: str, again: bool, config_path: Path | None, as_json: b
             say(", ".join(f"{key} {row[key]}" for key in ("win", "tie", "both_bad", "unstable", "abstain", "pairs")))
 
 
+@click.command(epilog=examples('espalier note 9c0d1e2f "gives it away too early"', "espalier note 9c0d1e2f --bookmark"))
+@click.argument("node")
+@click.argument("text", required=False)
+@click.option("--bookmark/--no-bookmark", default=None, help="Set or take back a bookmark at NODE.")
+@store_option
+def note(node: str, text: str | None, bookmark: bool | None, store_path: Path) -> None:
+    """Note TEXT at the message NODE; an empty text takes the note back. The app shows both.
+
+    Every note stays in the store as an operation; the latest counts.
+    """
+    from tui.app.notes import keep
+    from tui.stores import existing
+
+    if text is None and bookmark is None:
+        raise click.UsageError("give a TEXT, --bookmark or --no-bookmark")
+    with existing(store_path) as store:
+        node_id = store.find("nodes", node)
+        tree = store.tree(store.tree_of(node_id))
+        run_id = store.tree_row(tree.id).run_id
+        if text is not None:
+            keep(store, run_id, tree[node_id], "note", {"text": text})
+        if bookmark is not None:
+            keep(store, run_id, tree[node_id], "bookmark", {"on": bookmark})
+    say(f"kept at node {node_id[:8]}")
+
+
 def _judge_in(path: Path, name: str) -> dict[str, Any]:
     from simulation.config import load_config
 

@@ -94,6 +94,32 @@ def save(role: str, file: Path, run_prefix: str | None, note: str | None, store_
         _revise(store_path, run_id, role, prompt.id)
 
 
+@prompts.command("try", epilog=examples("espalier prompts try responder prompts/warmer.md --tree 5e6f7a8b --place 2"))
+@click.argument("kind")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+@click.option("--tree", "tree_prefix", required=True, metavar="TREE", help="The stored tree to try it on.")
+@click.option("--place", type=click.IntRange(1), default=1, show_default=True, help="Which of its uses in that tree.")
+@json_option
+@store_option
+def try_(kind: str, file: Path, tree_prefix: str, place: int, as_json: bool, store_path: Path) -> None:
+    """Ask a model under the prompt in FILE where a prompt of this KIND was used before.
+
+    Persona, path, sampling and seed are those of the stored call; what is said is printed and not kept.
+    """
+    from agents.prompts import prompt_of
+    from trees.store import Store
+    from tui.trying import place_of, try_prompt
+
+    draft = prompt_of(_kind_of(kind), file.read_text(encoding="utf-8"), file.parent, str(file))
+    with Store.read(store_path) as store:
+        use = place_of(store, store.find("trees", tree_prefix), draft.kind, place)
+        result = try_prompt(store, use, draft)
+    if as_json:
+        say_json(result)
+        return
+    say(f"{result['role']}, {result['model']}\n\nbefore\n{result['before']}\n\nunder {file}\n{result['after']}")
+
+
 def _revise(store_path: Path, run_id: str, role: str, prompt_id: str) -> None:
     """Make a stored version part of a run, through its engine, and say which trees it holds for."""
     import asyncio

@@ -1,0 +1,143 @@
+"""Monitor and Home on a run that is being played: by an engine in this process, and by one in a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from simulation.engine import Engine, close_engine
+from tests.support.play import begun, configuration, engine_for
+from tests.support.screens import Driven
+from tests.tui.app.conftest import Opening
+from trees.jobs import lock_of, take_lock
+from trees.store import Store
+from trees.verify import verify
+from tui.app.app import EspalierApp
+from tui.app.dialogs import Question
+from tui.app.screens.monitor import MonitorScreen
+
+SLOW = {"models": {"scripted": {"kind": "scripted", "latency_s": 0.05}}}
+
+
+@asynccontextmanager
+async def at_work(path: Path) -> AsyncIterator[Engine]:
+    """An engine that plays slowly enough to be steered."""
+    engine = await engine_for(path, configuration(turns=60, **SLOW))
+    task = asyncio.create_task(engine.run())
+    try:
+        yield engine
+    finally:
+        engine.stop("the test is over")
+        await task
+        await close_engine(engine)
+
+
+def monitor(driven: Driven) -> MonitorScreen:
+    assert isinstance(driven.screen, MonitorScreen)
+    return driven.screen
+
+
+async def shows(driven: Driven, word: str) -> None:
+    screen = monitor(driven)
+    await driven.until(lambda: screen.watching.read and screen.watching.read.line.word == word, f"the run is {word}")
+
+
+@pytest.mark.usefixtures("run_id")
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (200, 60)])
+async def test_a_finished_run_in_monitor(
+    opening: Opening, snapshot: Callable[[str], None], width: int, height: int
+) -> None:
+    async with opening(width, height, mode="monitor") as driven:
+        screen = monitor(driven)
+        await driven.until(lambda: screen.watching.read and screen.watching.judges, "it is read")
+        for row in screen.query("#model-table, #event-told").results():
+            row.visible = False
+        await driven.settle()
+        snapshot("\n".join(line for line in driven.text().splitlines() if " s " not in line) + "\n")
+
+
+async def test_a_run_is_paused_gone_on_with_and_stopped(opening: Opening, store_path: Path) -> None:
+    async with at_work(store_path) as engine, opening(160, 50, mode="monitor", live=True) as driven:
+        await shows(driven, "running")
+        await driven.press("space")
+        await shows(driven, "paused")
+        assert engine.gate.paused == "soft"
+        await driven.press("space")
+        await shows(driven, "running")
+        await driven.press("P")
+        await shows(driven, "paused")
+        assert engine.gate.paused == "hard"
+        await driven.press("S")
+        assert isinstance(driven.app.screen, Question)
+        await driven.press("escape")
+        assert engine.gate.halted is None
+        await driven.press("S", "left", "enter")
+        await shows(driven, "stopped")
+        assert "R goes on" in driven.text()
+
+
+async def test_what_models_write_is_heard_and_their_calls_are_retuned(opening: Opening, store_path: Path) -> None:
+    async with at_work(store_path) as engine, opening(160, 50, mode="monitor", live=True) as driven:
+        screen = monitor(driven)
+        await driven.until(lambda: screen.lanes.shown(time.monotonic(), 40), "a model is heard writing")
+        await driven.until(lambda: screen.query_one("#model-table").row_count, "the model is measured")
+        screen.query_one("#model-table").focus()
+        screen.action_permits(1)
+        seat = engine._calls.seats["scripted"]
+        await driven.until(lambda: seat.permits.most == seat.permits.limit, "the number of calls is fixed")
+
+
+async def test_quitting_with_a_live_run_asks_and_never_ends_it(opening: Opening, store_path: Path, run_id: str) -> None:
+    with Store.open(store_path) as store:
+        lock = take_lock(store, run_id, "run")
+    async with opening(live=True) as driven:
+        await driven.until(lambda: any(line.live for line in driven.app.runs), "the run is seen")
+        await driven.press("ctrl+q")
+        assert "goes on without this window" in driven.text()
+        await driven.press("enter")
+        assert driven.app._exit is False
+        await driven.press("ctrl+q", "left", "enter")
+        assert driven.app._exit
+    with Store.read(store_path) as store:
+        assert lock_of(store, run_id) == lock
+
+
+async def test_a_killed_engine_is_crashed_and_resumed_with_nothing_lost(opening: Opening, store_path: Path) -> None:
+    run = await begun(store_path, configuration(turns=20, **SLOW))
+    async with opening(mode="home", live=True) as driven:
+        await driven.press("R")
+        await driven.until(lambda: driven.app.current_run().live, "an engine of its own is at work")
+        with Store.read(store_path) as store:
+            lock = lock_of(store, run.id)
+        assert lock is not None
+        assert lock.pid != os.getpid()
+        await driven.until(lambda: driven.app.current_run().turns > 2, "some turns are stored")
+        os.kill(lock.pid, signal.SIGKILL)
+        await driven.until(lambda: driven.app.current_run().word == "crashed", "the app sees that it died")
+        await driven.press("1", "R")
+        await driven.until(lambda: driven.app.current_run().word == "done", "the run is played to its end")
+    with Store.read(store_path) as store:
+        assert verify(store).clean
+
+
+async def test_what_was_begun_goes_on_when_the_app_is_left(opening: Opening, store_path: Path) -> None:
+    run = await begun(store_path, configuration(**SLOW))
+    async with opening(live=True) as driven:
+        driven.app.set_to_work(partial(_play_in_a_child, driven.app, run.id))
+        await driven.until(lambda: driven.app.current_run().live, "a child plays it")
+    with Store.read(store_path) as store:
+        async with asyncio.timeout(20):
+            while store.run(run.id).state != "finished":  # noqa: ASYNC110 - another process writes it
+                await asyncio.sleep(0.02)
+
+
+async def _play_in_a_child(app: EspalierApp, run_id: str) -> None:
+    await app.have_done("playing", "resume", run_id)

@@ -1,0 +1,81 @@
+"""Prompts: problems are said while one types, the preview is what models get, a version is kept, a draft survives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from textual.widgets import TextArea
+
+from tests.support.command_line import spawn
+from tests.support.screens import Driven
+from tests.tui.app.conftest import Opening
+from trees.store import Store
+from tui.app import drafting
+from tui.app.screens.prompts import PromptsScreen
+from tui.trying import places
+
+
+async def taken(driven: Driven, kind: str) -> PromptsScreen:
+    """The screen with the stored version of a kind of prompt in the editor."""
+    screen = driven.screen
+    assert isinstance(screen, PromptsScreen)
+    table = screen.query_one("#version-table")
+    await driven.until(lambda: table.row_count and screen.tree_id, "the versions are listed")
+    key = next(source.key for source in screen.sources if source.kind == kind and ":" not in source.key)
+    table.move_cursor(row=table.get_row_index(key))
+    await driven.press("enter")
+    return screen
+
+
+@pytest.mark.usefixtures("run_id")
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (200, 60)])
+async def test_prompts_at_each_size(opening: Opening, snapshot: Callable[[str], None], width: int, height: int) -> None:
+    async with opening(width, height, mode="prompts") as driven:
+        await taken(driven, "responder")
+        snapshot(driven.text())
+
+
+@pytest.mark.usefixtures("run_id")
+async def test_what_is_wrong_is_said_and_the_preview_follows(opening: Opening) -> None:
+    async with opening(180, 40, mode="prompts") as driven:
+        screen = await taken(driven, "user")
+        draft = screen.query_one(TextArea)
+        draft.text = "[head]\nBe {{ profle }}\n"
+        await driven.until(
+            lambda: "did you mean 'profile'?" in screen.checked.problem, "the misspelt variable is named"
+        )
+        draft.text = "[head]\nBe exactly {{ profile }}\n"
+        await driven.until(lambda: "Be exactly" in str(screen.query_one("#shown-text").content), "it is rendered")
+
+
+async def test_a_draft_is_kept_as_a_version_and_survives_before(
+    opening: Opening, store_path: Path, run_id: str
+) -> None:
+    async with opening(180, 40, mode="prompts") as driven:
+        screen = await taken(driven, "responder")
+        screen.query_one(TextArea).text += "\nBe short.\n"
+        await driven.until(lambda: screen.checked.prompt and "short" in screen.checked.prompt.text, "it is read")
+    async with opening(180, 40, mode="prompts") as driven:
+        screen = await taken(driven, "responder")
+        assert "Be short." in screen.text
+        await driven.press("ctrl+s")
+        await driven.press(*"shorter", "enter")
+        await driven.until(lambda: screen.unsaved is None, "it is saved")
+    with Store.read(store_path) as store:
+        kept = [source for source in drafting.sources(store) if source.note == "shorter"]
+    assert [source.kind for source in kept] == ["responder"]
+
+
+def test_trying_asks_where_the_prompt_was_used_before(store_path: Path, run_id: str, tmp_path: Path) -> None:
+    with Store.read(store_path) as store:
+        tree = store.trees(run_id)[0].id
+        assert [use.role for use in places(store, tree, "user")] == ["user"] * 3
+    file = tmp_path / "draft.md"
+    file.write_text("[head]\nAnswer.\n", encoding="utf-8")
+    child = spawn("prompts", "try", "responder", str(file), "--tree", tree, "--place", "2", "--store", str(store_path))
+    said, _ = child.communicate(timeout=30)
+    assert child.returncode == 0
+    assert "\nbefore\n" in said
+    assert f"\nunder {file}\n" in said

@@ -1,0 +1,159 @@
+"""The Trees screen: listing, filtering, opening, comparing, what is told of a message, and what a person notes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from textual.widgets import Input
+
+from tests.support.screens import Driven
+from tests.tui.app.conftest import Opening
+from trees.store import Store
+from trees.verify import verify
+from tui.app.frame import Table
+from tui.app.notes import notes_of
+from tui.app.screens.trees import TreesScreen
+from tui.main import main
+
+
+def trees(driven: Driven) -> TreesScreen:
+    assert isinstance(driven.screen, TreesScreen)
+    return driven.screen
+
+
+async def listed(driven: Driven, number: int) -> TreesScreen:
+    screen = trees(driven)
+    await driven.until(lambda: screen.index.total == number == len(screen.index.rows), f"{number} trees are listed")
+    return screen
+
+
+@pytest.mark.usefixtures("run_id")
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (120, 40), (200, 60)])
+async def test_trees_at_each_size(opening: Opening, snapshot: Callable[[str], None], width: int, height: int) -> None:
+    async with opening(width, height, mode="trees") as driven:
+        await listed(driven, 2)
+        await driven.press("enter", "j")
+        snapshot(driven.text())
+
+
+@pytest.mark.usefixtures("run_id")
+async def test_trees_in_ascii_hold_nothing_else_in_signs_and_marks(opening: Opening) -> None:
+    async with opening(160, 40, mode="trees", ascii=True) as driven:
+        await listed(driven, 2)
+        await driven.press("enter", "j")
+        assert not set("★○▶●✓─│╭") & set(driven.text())
+
+
+@pytest.mark.usefixtures("run_id")
+async def test_the_narrow_screen_goes_deeper_and_back(opening: Opening) -> None:
+    async with opening(80, 24, mode="trees") as driven:
+        screen = await listed(driven, 2)
+        for key, pane in (("enter", "outline"), ("enter", "detail"), ("escape", "outline"), ("escape", "index")):
+            await driven.press(key)
+            shown = [each.id for each in screen.query(".pane").results() if each.display]
+            assert shown == [pane]
+
+
+@pytest.mark.usefixtures("run_id")
+async def test_a_filter_lists_what_it_lets_through_and_says_what_it_does_not_know(opening: Opening) -> None:
+    async with opening(mode="trees") as driven:
+        screen = await listed(driven, 2)
+        await driven.press("slash")
+        await driven.press(*"turns", "less_than_sign", "1")
+        assert screen.query_one("#filter", Input).value == "turns<1"
+        await driven.until(lambda: screen.index.total == 0, "no tree is listed")
+        assert "no tree fits this filter" in driven.text()
+        screen.query_one("#filter", Input).value = "turn>1"
+        await driven.until(lambda: "did you mean turns?" in driven.text(), "the misspelt key is pointed out")
+        await driven.press("escape")
+        await listed(driven, 2)
+
+
+@pytest.mark.usefixtures("run_id")
+async def test_a_search_opens_at_the_first_hit(opening: Opening, store_path: Path) -> None:
+    with Store.read(store_path) as store:
+        hit = store.search("thank")[-1]
+    async with opening(mode="trees") as driven:
+        screen = await listed(driven, 2)
+        await driven.press("slash")
+        screen.query_one("#filter", Input).value = f"tree:{hit.tree_id[:8]} thank"
+        await driven.until(lambda: screen.index.total == 1 and screen.opened is not None, "the tree is listed")
+        await driven.press("enter", "enter")
+        assert screen.opened is not None
+        assert screen.node is not None
+        assert screen.node.id == screen.opened.hits[0]
+        assert "thank" in screen.node.text.lower()
+
+
+@pytest.mark.usefixtures("run_id")
+async def test_each_view_tells_of_the_message(opening: Opening) -> None:
+    wanted = {
+        "t": "went on from",
+        "d": "+ ",
+        "g": "showing 1",
+        "p": "revealed by turn 1",
+        "w": "[system]",
+        "J": '"node":',
+    }
+    async with opening(120, 60, mode="trees") as driven:
+        await listed(driven, 2)
+        await driven.press("enter", "j")
+        for key, words in wanted.items():
+            await driven.press(key)
+            await driven.until(lambda words=words: words in driven.text(), f"{key} shows {words!r}")
+
+
+async def test_bookmarks_and_notes_are_kept_and_taken_back(opening: Opening, store_path: Path, run_id: str) -> None:
+    async with opening(mode="trees") as driven:
+        screen = await listed(driven, 2)
+        await driven.press("enter", "m")
+        await driven.until(lambda: screen.opened is not None and screen.opened.notes, "the bookmark is shown")
+        node = screen.node
+        assert node is not None
+        with Store.read(store_path) as store:
+            assert notes_of(store, node.tree_id)[node.id].bookmarked
+        await driven.press("m")
+        await driven.until(lambda: screen.opened is not None and not screen.opened.notes, "it is taken back")
+        told = CliRunner().invoke(main, ["note", node.id, "too early", "--store", str(store_path)])
+        assert told.exit_code == 0, told.output
+        await driven.until(lambda: "note: too early" in driven.text(), "a note of the command line is shown")
+    with Store.read(store_path) as store:
+        assert verify(store).clean
+
+
+@pytest.mark.usefixtures("run_id")
+async def test_marked_trees_are_handed_out(opening: Opening, tmp_path: Path) -> None:
+    async with opening(mode="trees") as driven:
+        await listed(driven, 2)
+        await driven.press("space", "x")
+        line = driven.app.screen.query_one(Input)
+        line.value = "one.md"
+        await driven.press("enter")
+        await driven.until((tmp_path / "one.md").is_file, "the file is there")
+        assert (tmp_path / "one.md").read_text().count("# Tree") <= 1
+        assert "## Turn 1" in (tmp_path / "one.md").read_text()
+
+
+@pytest.mark.usefixtures("run_id")
+async def test_an_edit_becomes_a_branch_beside_the_old_one(opening: Opening, store_path: Path) -> None:
+    async with opening(mode="trees") as driven:
+        screen = await listed(driven, 2)
+        await driven.press("enter", "j")
+        node = screen.node
+        assert node is not None
+        screen._branch(node, "--edit", "I would say it like this.", "editing")
+        await driven.until(lambda: screen.node is not None and screen.node.origin == "human", "the edit is shown")
+        with Store.read(store_path) as store:
+            siblings = store.tree(node.tree_id).siblings(node.id)
+        assert [each.text for each in siblings if each.origin == "human"] == ["I would say it like this."]
+        assert node.id in {each.id for each in siblings}
+
+
+async def test_an_empty_store_says_what_fills_it(opening: Opening, store_path: Path) -> None:
+    Store.open(store_path).close()
+    async with opening(mode="trees") as driven:
+        await driven.until(lambda: "q plays the quickstart" in driven.text(), "it is said")
+        assert trees(driven).query_one("#tree-table", Table).row_count == 0

@@ -558,3 +558,11 @@ def m010_benchmarks(db: Database) -> None:
         PRIMARY KEY (benchmark_id, run_id)
     ) WITHOUT ROWID;
     """)
+
+
+@migrations()
+def m011_situations(db: Database) -> None:
+    """What brought each tree's person to talk."""
+    db.executescript("""
+    ALTER TABLE trees ADD COLUMN situation TEXT; -- JSON: name, steps, turn of the change; NULL if none
+    """)

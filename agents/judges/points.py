@@ -67,7 +67,7 @@ class PointsJudge:
         dialogue = self._spec.settings.get("sees_dialogue") is not False
         history = seen(request.history, dialogue=dialogue)
         window = await stage.window(model, history, observer_head(prompt, request.person), role.sampling.max_tokens)
-        messages = points_messages(prompt, request.person, history, candidate.text, window)
+        messages = points_messages(prompt, request.person, history, candidate.text, window, place.turn)
         purpose = f"judge.{request.repeat}.{candidate.node_id[:12]}"
         seed = stage.seed(role, place, purpose, reroll=attempt)
         tail = {"shown": [candidate.node_id], "persona": request.person is not None, "dialogue": dialogue}
@@ -81,10 +81,20 @@ class PointsJudge:
 
 
 def points_messages(
-    prompt: Prompt, person: Person | None, history: Sequence[Line], reply: str, window: Window = WHOLE
+    prompt: Prompt,
+    person: Person | None,
+    history: Sequence[Line],
+    reply: str,
+    window: Window = WHOLE,
+    turn: int = 1,
 ) -> tuple[Message, ...]:
-    """The prompt that asks for the points of a reply; `history` is what `seen` leaves of the transcript."""
-    return observer_view(observer_head(prompt, person), window.apply(history), prompt.render("tail", reply=reply))
+    """The prompt that asks for the points of a reply; `history` is what `seen` leaves of the transcript.
+
+    What suits the person at this turn, beyond their personality, stands in the tail, since it may change.
+    """
+    wants = person.situation.at(turn).wants if person is not None and person.situation is not None else ""
+    tail = prompt.render("tail", reply=reply, wants=wants)
+    return observer_view(observer_head(prompt, person), window.apply(history), tail)
 
 
 def seen(history: Sequence[Line], *, dialogue: bool) -> Sequence[Line]:

@@ -116,7 +116,7 @@ def begin(store: Store, plan: Plan) -> TrainingRow:
 def plan_of(store: Store, row: TrainingRow, machine: Machine | None = None) -> Plan:
     """The plan of a stored training. Blocks. Raises SetupError if store or base are no longer what it began with."""
     config = config_of(row, machine)
-    selection, files = _selection(row)
+    selection, files = selection_of(row)
     plan = plan_training(store, config, selection, files, flat="flat" in row.configuration)
     if plan.id != row.id:
         changed = "its data" if plan.data.digest != row.data_digest else "its base or the adapter it starts from"
@@ -225,7 +225,8 @@ def _selection_json(data: DataSet) -> dict[str, Any]:
     return {**kept, "files": [[str(file.path.resolve()), file.share] for file in data.files]}
 
 
-def _selection(row: TrainingRow) -> tuple[Selection, tuple[OwnFile, ...]]:
+def selection_of(row: TrainingRow) -> tuple[Selection, tuple[OwnFile, ...]]:
+    """What of the store, and which files, a stored training reads; who is held back stands in its configuration."""
     kept = dict(row.selection)
     files = tuple(OwnFile(Path(path), share) for path, share in kept.pop("files"))
     listed = {key: tuple(value) for key, value in kept.items() if isinstance(value, list)}

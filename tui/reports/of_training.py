@@ -35,12 +35,12 @@ def facts(store: Store, row: TrainingRow) -> dict[str, Any]:
 
 def _selected(store: Store, row: TrainingRow) -> dict[str, Any]:
     """What the training's selection finds in the store now: kept, and left out by reason."""
-    from train.data import select
-    from train.training_plan import config_of, selection_of
+    from train.data import select, stored_selection
+    from train.training_plan import config_of
 
     try:
         config = config_of(row)
-        selection, files = selection_of(row)
+        selection, files = stored_selection(row.selection)
         wanted = replace(selection, evaluation=config.evaluation.share, seed=config.seed)
         data = select(store, wanted, files).only(config.objective)
     except EspalierError as error:

@@ -1,5 +1,5 @@
 """What a judge leans to besides what it was asked: longer replies, replies of its own kin, other answers late in a
-conversation; and how far it agrees with other judges. Each figure a query over the verdicts that count now.
+conversation. Each figure is a query over the verdicts that count now.
 
 None of them proves a bias: the longer reply may be the better one. They say where to look.
 
@@ -13,7 +13,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import combinations
 from statistics import median
 
 from trees.ids import canonical_json
@@ -48,17 +47,6 @@ class ModelWins:
     wins: Rate
     kin: bool
     """Whether the judge asks the same weights, or a model whose name is of the same family."""
-
-
-@dataclass(frozen=True, slots=True)
-class Agreement:
-    """Two judges on the same two replies, where both decided."""
-
-    a: str
-    b: str
-    same: Rate
-    kappa: float | None
-    """Cohen's kappa over which of the two replies won; None where it is undefined."""
 
 
 def length_bias(store: Store, run_id: str, judge_id: str) -> LengthBias:
@@ -159,30 +147,3 @@ def outcomes_by_turn(store: Store, run_id: str, judge_id: str) -> dict[int, dict
     for turn, outcome, number in store.rows(sql, (judge_id, run_id)):
         found.setdefault(turn, {})[outcome] = number
     return found
-
-
-def agreements(store: Store, run_id: str) -> list[Agreement]:
-    """Every two judges of a run that decided the same comparisons."""
-    sql = f"""
-    SELECT v.judge_id, v.judge, v.first_id, v.second_id FROM current_verdicts v
-    WHERE v.outcome = 'win' AND {_OF_RUN} ORDER BY v.judge, v.judge_id
-    """
-    said: dict[tuple[str, str], dict[tuple[str, str], bool]] = {}
-    for judge_id, name, first, second in store.rows(sql, (run_id,)):
-        pair = (min(first, second), max(first, second))
-        said.setdefault((unescape(name), judge_id), {})[pair] = first < second
-    return [
-        agreement(a[0], b[0], [(said[a][pair], said[b][pair]) for pair in sorted(said[a].keys() & said[b].keys())])
-        for a, b in combinations(said, 2)
-        if said[a].keys() & said[b].keys()
-    ]
-
-
-def agreement(a: str, b: str, verdicts: Iterable[tuple[bool, bool]]) -> Agreement:
-    """How often two agree, and Cohen's kappa (Educ. Psychol. Meas. 20, 1960) over which reply won."""
-    seen = list(verdicts)
-    same = Rate(sum(x == y for x, y in seen), len(seen))
-    p, q = (sum(pair[i] for pair in seen) / len(seen) for i in (0, 1))
-    chance = p * q + (1 - p) * (1 - q)
-    kappa = ((same.value or 0.0) - chance) / (1 - chance) if chance < 1 else None
-    return Agreement(a, b, same, kappa)

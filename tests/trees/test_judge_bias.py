@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from tests.support.builders import judged, make_judge, make_run
-from trees.judge_bias import agreement, agreements, family, length_bias, length_bias_of, outcomes_by_turn
+from trees.judge_bias import family, length_bias, length_bias_of, outcomes_by_turn
 from trees.store import Store
 
 
@@ -20,14 +18,6 @@ def test_the_longer_reply_is_counted_by_how_much_longer_it_is() -> None:
         ("twice as long or more", 1, 1),
     ]
     assert (found.winners, found.losers) == (102.5, 100)
-
-
-def test_kappa_of_a_worked_table() -> None:
-    verdicts = [(True, True)] * 20 + [(True, False)] * 5 + [(False, True)] * 10 + [(False, False)] * 15
-    found = agreement("a", "b", verdicts)
-    assert (found.same.count, found.same.of) == (35, 50)
-    assert found.kappa == pytest.approx(0.4)
-    assert agreement("a", "b", [(True, True)]).kappa is None
 
 
 def test_a_family_is_the_first_word_of_a_name() -> None:
@@ -50,5 +40,3 @@ def test_leanings_of_a_stored_run(store_path: Path) -> None:
         assert length_bias(store, run.id, one).longer.value == 1.0
         assert length_bias(store, run.id, two).longer.value == 0.0
         assert outcomes_by_turn(store, run.id, one) == {1: {"win": 1}, 2: {"tie": 1}}
-        (both,) = agreements(store, run.id)
-        assert (both.a, both.b, both.same.count, both.same.of) == ("one", "two", 0, 1)

@@ -7,19 +7,18 @@ Invariant: every figure comes with what it is of, and every rate with its 95 % i
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
-from trees.judge_bias import agreements, length_bias, model_wins, outcomes_by_turn
-from trees.statistics import Rate
+from trees.judge_bias import length_bias, model_wins, outcomes_by_turn
+from trees.statistics import Rate, agreement
 from trees.store import RunRow, Store
 from trees.text import unescape
 from tui.console import count, duration
-from tui.facts import OUTCOMES, deciding_judge, rate, run_facts
+from tui.facts import OUTCOMES, agreement_facts, deciding_judge, rate, run_facts
 from tui.reports.blocks import (
     Block,
     Code,
@@ -34,7 +33,7 @@ from tui.reports.blocks import (
 from tui.reports.plots import Intervals, Map, Measured, Stacks
 from tui.reports.talks import conversation_of, sample_trees
 from tui.sanitise import one_line
-from tui.statusview import engine_in_words, share_in_words
+from tui.statusview import agreement_in_words, engine_in_words, share_in_words
 
 if TYPE_CHECKING:
     from simulation.embedders import Vectors
@@ -60,7 +59,10 @@ def facts(store: Store, run: RunRow) -> dict[str, Any]:
         "cast": _cast(store, run),
         "configuration": _configuration(run),
         "audit": [_audit(store, run.id, each["id"]) for each in stands["judges"]],
-        "agreements": [{**asdict(each), "same": rate(each.same)} for each in agreements(store, run.id)],
+        "agreements": [
+            {"a": a["judge"], "b": b["judge"], **agreement_facts(agreement(store, run.id, a["id"], b["id"]))}
+            for a, b in combinations(stands["judges"], 2)
+        ],
         "people": _people(store, run.id, judge),
         "samples": sample_trees(store, run.id, judge),
     }
@@ -143,7 +145,7 @@ def _vectors(store: Store, ids: Sequence[tuple[str | None, str | None]], texts: 
     """The vectors that the pool kept, where one embedder has all of them; else of the words."""
     import numpy as np
 
-    from simulation.embedders import LexicalEmbedder
+    from simulation.embedders import LexicalEmbedder, lexical
     from simulation.pool import from_bytes
 
     halves = sorted({half for pair in ids for half in pair if half is not None})
@@ -154,8 +156,7 @@ def _vectors(store: Store, ids: Sequence[tuple[str | None, str | None]], texts: 
 
         kept = {item: from_bytes(raw) for item, raw in vectors(store, whole[0], halves).items()}
         return whole[0], np.stack([np.concatenate([kept[a or ""], kept[b or ""]]) for a, b in ids])
-    words = LexicalEmbedder()
-    return words.name, asyncio.run(words.vectors(texts)) if texts else np.zeros((0, 2), np.float32)
+    return LexicalEmbedder.name, lexical(texts)
 
 
 # Sections
@@ -317,12 +318,9 @@ def _judges(found: Mapping[str, Any]) -> Iterator[Block]:
     for row, audit in zip(judges, found["audit"], strict=True):
         yield from _judge(row, audit)
     if found["agreements"]:
-        made = [(a["a"], a["b"], share_in_words(a["same"]), _kappa(a["kappa"])) for a in found["agreements"]]
-        yield Table(("judge", "and", "chose the same reply", "kappa"), tuple(made), ("kappa",))
-
-
-def _kappa(kappa: float | None) -> str:
-    return "-" if kappa is None else f"{kappa:.2f}"
+        yield Table(
+            ("judge", "and", "agree"), tuple((a["a"], a["b"], agreement_in_words(a)) for a in found["agreements"])
+        )
 
 
 def _judge(row: Mapping[str, Any], audit: Mapping[str, Any]) -> Iterator[Block]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from textwrap import indent, wrap
 
-from tui.console import say, say_table
+from tui.console import is_plain, say, say_table
 from tui.reports.blocks import Block, Code, Conversation, Facts, Folded, Picture, Report, Table, Words
 from tui.reports.text_pen import WIDTH, text_of
 from tui.sanitise import visible
@@ -35,7 +35,7 @@ def _say_block(block: Block) -> None:
         case Code():
             say(indent(visible(block.text, longest=None), "  ") + "\n")
         case Picture():
-            say("\n".join(text_of(block.plot)))
+            say("\n".join(text_of(block.plot, plain=is_plain())))
             say("\n".join(wrap(visible(block.told), WIDTH)) + "\n")
         case Conversation():
             _say_conversation(block)

@@ -1,80 +1,82 @@
 """Plots as lines of text, for a terminal or a log: the same values as on the page, with marks instead of colours.
 
-Invariant: plain characters of one cell each; a line is at most `width` cells wide but for long names of groups.
+Invariant: names pass `tui.sanitise`; nothing rests on colour: a curve has a letter at its end, a part its own filling.
 """
 
 from __future__ import annotations
 
+from collections.abc import Container
 from string import ascii_uppercase
 
-from tui.reports.plots import Intervals, Lines, Map, Plot, Stacks, tick_text, ticks
+from tui.app.curves import STYLES, Figure, Series, drawn
+from tui.reports.plots import Curve, Intervals, Lines, Map, Plot, Stacks, tick_text
+from tui.reports.shapes import BANDS
 from tui.sanitise import one_line
 
 HEIGHT = 14
 WIDTH = 100
 NAME = 24
-FILLS = "█▓▒░▚▞·+"
+FILLS = ("█▓▒░▚▞·+", "#=-.+x:o")
+"""Of the parts of a bar: in Unicode, and in ASCII."""
 
 
-def text_of(plot: Plot, width: int = WIDTH) -> list[str]:
-    """A plot in characters, under its title."""
+def text_of(plot: Plot, width: int = WIDTH, *, plain: bool = False) -> list[str]:
+    """A plot in characters, under its title; `plain` is ASCII alone."""
+    title = one_line(plot.title, width)
     match plot:
         case Lines():
-            drawn = _lines(plot, width)
+            return _lines(plot, width, plain)
         case Intervals():
-            drawn = _intervals(plot, width)
+            return [title, *_intervals(plot, width, plain)]
         case Stacks():
-            drawn = _stacks(plot, width)
+            return [title, *_stacks(plot, width, plain)]
         case Map():
-            drawn = _map(plot, width)
-    return [one_line(plot.title, width), *drawn]
+            return [title, *_map(plot, width)]
 
 
 def _mark(number: int) -> str:
     return ascii_uppercase[number % len(ascii_uppercase)]
 
 
-def _lines(plot: Lines, width: int) -> list[str]:
-    """A letter a curve, a star where two meet, and a bar for an interval where nothing else stands."""
-    (x_low, x_high), (y_low, y_high) = plot.limits
-    wide = max(width - 12, 20)
-    grid = [[" "] * wide for _ in range(HEIGHT)]
+def _lines(plot: Lines, width: int, plain: bool) -> list[str]:
+    rows = drawn(figure_of(plot), width, HEIGHT, plain=plain)
+    text = ["".join(span.text for span in row).rstrip() for row in rows]
+    return [*text, *(f"at {x:g}: {one_line(what, width)}" for x, what in plot.events)]
 
-    def column(x: float) -> int:
-        return min(round((x - x_low) / (x_high - x_low) * (wide - 3)) + 1, wide - 1)
 
-    def line(y: float) -> int:
-        return HEIGHT - 1 - round((min(max(y, y_low), y_high) - y_low) / (y_high - y_low) * (HEIGHT - 1))
+def figure_of(plot: Lines, *, intervals_of: Container[str] | None = None) -> Figure:
+    """Curves as the app draws them: a letter at the end of each, and the ends of intervals where they are wanted.
 
-    for curve in plot.curves:
-        for point in curve.points:
-            if point.low is not None and point.high is not None:
-                for at in range(line(point.high), line(point.low) + 1):
-                    grid[at][column(point.x)] = "|"
-    for number, curve in enumerate(plot.curves):
-        for point in curve.points:
-            at, over = line(point.y), column(point.x)
-            mark, there = _mark(number), grid[at][over]
-            grid[at][over] = mark if there in " |" or there == mark else "*"
-    rows = ticks(y_low, y_high)
-    labels = {line(tick): tick_text(tick, rows, share=plot.share) for tick in rows}
-    columns = ticks(x_low, x_high, 10 if plot.whole_x else 6, whole=plot.whole_x)
-    below = [" "] * (wide + 8)
-    for tick in columns:
-        text = tick_text(tick, columns)
-        start = min(max(column(tick) - len(text) // 2, 0), wide + 8 - len(text))
-        below[start : start + len(text)] = text
-    names = "  ".join(f"{_mark(n)} {one_line(curve.name, 30)}" for n, curve in enumerate(plot.curves))
-    return [
-        *(f"{labels.get(at, ''):>9} |{''.join(row).rstrip()}" for at, row in enumerate(grid)),
-        " " * 10 + "+" + "-" * wide,
-        " " * 11 + "".join(below).rstrip() + f"  {plot.x}",
-        " " * 11 + names + f"   ({plot.y})",
-        *(f"           at {x:g}: {one_line(what, width)}" for x, what in plot.events),
+    None wants those of every curve, unless there are more than two: then they would hide each other.
+    """
+    wanted = intervals_of if intervals_of is not None else {c.name for c in plot.curves if len(plot.curves) <= BANDS}
+    ends = [each for n, curve in enumerate(plot.curves) if curve.name in wanted for each in _ends(curve, _style(n))]
+    level = [] if plot.level is None else [Series("", _level(plot, plot.level), "dim")]
+    lines = [
+        Series(curve.name, tuple((point.x, point.y) for point in curve.points), _style(n), label=_mark(n))
+        for n, curve in enumerate(plot.curves)
     ]
+    named = f"{plot.title} ({plot.y})" if plot.y else plot.title
+    return Figure(named, (*level, *ends, *lines), plot.x)
 
 
-def _intervals(plot: Intervals, width: int) -> list[str]:
+def _style(number: int) -> str:
+    return STYLES[number % len(STYLES)]
+
+
+def _level(plot: Lines, level: float) -> tuple[tuple[float, float], ...]:
+    (low, high), _ = plot.limits
+    return (low, level), (high, level)
+
+
+def _ends(curve: Curve, style: str) -> list[Series]:
+    """The upper and the lower ends of a curve's intervals."""
+    tops = tuple((point.x, point.high) for point in curve.points if point.high is not None)
+    bottoms = tuple((point.x, point.low) for point in curve.points if point.low is not None)
+    return [Series("", tops, style, sign="-"), Series("", bottoms, style, sign="-")]
+
+
+def _intervals(plot: Intervals, width: int, plain: bool) -> list[str]:
     low, high = plot.limits
     wide = max(width - NAME - 34, 20)
 
@@ -89,7 +91,7 @@ def _intervals(plot: Intervals, width: int) -> list[str]:
         if row.low is not None and row.high is not None:
             start, end = column(row.low), column(row.high)
             cells[start : end + 1] = "-" * (end + 1 - start)
-        cells[column(row.value)] = "●"
+        cells[column(row.value)] = "o" if plain else "●"
         lines.append(f"{one_line(row.name, NAME):>{NAME}} |{''.join(cells)}| {one_line(row.told, 32)}")
     shown = [low, high]
     ends = [tick_text(value, shown, share=plot.share) for value in shown]
@@ -97,18 +99,18 @@ def _intervals(plot: Intervals, width: int) -> list[str]:
     return [*lines, " " * (NAME + 2) + ends[0] + between + ends[1] + f"  {plot.x}"]
 
 
-def _stacks(plot: Stacks, width: int) -> list[str]:
-    wide = max(width - NAME - 14, 20)
+def _stacks(plot: Stacks, width: int, plain: bool) -> list[str]:
+    wide, fills = max(width - NAME - 14, 20), FILLS[plain]
     lines = []
     for name, values in plot.rows:
         total = sum(values)
-        scale = wide / ((total or 1.0) if plot.whole else plot.most)
+        most = (total or 1.0) if plot.whole else plot.most
         bar, begun = "", 0.0
         for number, value in enumerate(values):
             begun += value
-            bar += FILLS[number % len(FILLS)] * (round(begun * scale) - len(bar))
+            bar += fills[number % len(fills)] * (round(begun / most * wide) - len(bar))
         lines.append(f"{one_line(name, NAME):>{NAME}} |{bar:<{wide}} {total:,g}")
-    legend = "  ".join(f"{FILLS[n % len(FILLS)]} {one_line(part, 24)}" for n, part in enumerate(plot.parts))
+    legend = "  ".join(f"{fills[n % len(fills)]} {one_line(part, 24)}" for n, part in enumerate(plot.parts))
     return [*lines, " " * (NAME + 2) + legend + f"   ({plot.x})"]
 
 

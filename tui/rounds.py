@@ -27,9 +27,12 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 from trees.errors import EspalierError
 from trees.jobs import HEARTBEAT_S, Lock, answer, commands, heartbeat, release, take_lock
 from trees.rounds import begin_step, end_step, set_rounds_state, set_step_made, set_step_process, steps
+from trees.trainings import points
 from trees.writes import in_one, keep_event
-from tui.console import say
+from tui.console import count, say
+from tui.facts import progress_facts
 from tui.launch import child_command, child_environment, log_path
+from tui.training import in_a_line
 
 if TYPE_CHECKING:
     from simulation.rounds import Came, Step
@@ -39,6 +42,8 @@ if TYPE_CHECKING:
 
 POLL_S = 0.1
 """How often a step's process, its words and commands to the rounds are looked at, in seconds."""
+LINE_EVERY_S = 10.0
+"""Between two lines that say how far a step is."""
 LAST_LINES = 12
 """How much of what a failed command said is kept with its step."""
 INTERRUPTED = 130
@@ -77,7 +82,8 @@ class Watch:
         self._rounds = rounds
         self._lock = lock
         self._beaten = 0.0
-        self._made: str | None = None
+        self._job: str | None = None
+        """Of which the step's process is the engine."""
         self.asked_to_stop = 0
         """How often somebody wanted an end: by a signal, or by `rounds stop`."""
         self.step: Step | None = None
@@ -85,7 +91,7 @@ class Watch:
     def begun(self, pid: int) -> None:
         """Note the process that is at work on the step."""
         assert self.step is not None
-        self._made = None
+        self._job = None
         self._store.apply(set_step_process(self._rounds, self.step.round, self.step.place, pid))
 
     def look(self, pid: int | None = None) -> None:
@@ -96,8 +102,8 @@ class Watch:
             self._beaten = now
         for command in commands(self._store, self._rounds):
             self._take(command.id, command.verb)
-        if pid is not None and self._made is None:
-            self._note_made(pid)
+        if pid is not None:
+            self._note_job(pid)
 
     def _take(self, number: int, verb: str) -> None:
         if verb == "stop":
@@ -106,13 +112,28 @@ class Watch:
         else:
             self._store.apply(answer(number, {"error": f"rounds know no command {verb!r}"}, refused=True))
 
-    def _note_made(self, pid: int) -> None:
+    def _note_job(self, pid: int) -> None:
         sql = "SELECT job_id FROM locks WHERE pid = ? AND kind IN ('run', 'training')"
         rows = self._store.rows(sql, (pid,))
-        if rows and self.step is not None:
-            self._made = str(rows[0][0])
-            if self.step.kind != "benchmark":
-                self._store.apply(set_step_made(self._rounds, self.step.round, self.step.place, self._made))
+        if not rows or rows[0][0] == self._job or self.step is None:
+            return
+        self._job = str(rows[0][0])
+        if self.step.kind != "benchmark":
+            # What measures several models is several runs, and the benchmark is known when they are done.
+            self._store.apply(set_step_made(self._rounds, self.step.round, self.step.place, self._job))
+
+    def progress(self) -> str | None:
+        """How far the step's process is with what takes long, from the store; None for what tells it by itself."""
+        if self.step is None or self._job is None:
+            return None
+        if self.step.kind in ("sft", "dpo"):
+            seen = points(self._store, self._job)
+            return in_a_line(seen[-1]) if seen else None
+        if self.step.kind == "benchmark":
+            facts = progress_facts(self._store, self._store.run(self._job))
+            turns, calls = facts["turns"], facts["calls"]
+            return f"{turns['stored']} of {turns['planned']} turns, {count(calls['answered'])} calls answered"
+        return None
 
 
 def do_rounds(path: Path, plan: Rounds, *, quiet: bool = False, doing: Doing | None = None) -> RoundsEnding:
@@ -243,14 +264,18 @@ class Processes:
                 stdout=out,
                 stderr=log,
                 start_new_session=True,
-                env=child_environment(),
+                # Progress bars that redraw themselves are noise in a log.
+                env={**child_environment(), "TQDM_DISABLE": "1"},
             )
             watch.begun(child.pid)
-            sent = 0
+            sent, told = 0, time.monotonic()
             while not _ended(child):
                 watch.look(child.pid)
                 sent = _pass_on(child.pid, watch, sent)
                 self._tell(reader)
+                if time.monotonic() - told >= LINE_EVERY_S:
+                    told = time.monotonic()
+                    self._tell_progress(watch)
             watch.look(child.pid)
             self._tell(reader)
             out.seek(0)
@@ -267,6 +292,11 @@ class Processes:
         for line in text[:whole].decode("utf-8", "replace").splitlines():
             if not self._quiet and line.strip():
                 say(f"  {line}", stderr=True)
+
+    def _tell_progress(self, watch: Watch) -> None:
+        line = None if self._quiet else watch.progress()
+        if line is not None:
+            say(f"  {line}", stderr=True)
 
 
 def _ended(child: subprocess.Popen[bytes]) -> bool:

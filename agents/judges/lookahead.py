@@ -99,8 +99,13 @@ def changes(new: Judgement, before: Judgement | None) -> bool:
     """Whether a judgement says anything that the one before it did not: the same tree gives the same again."""
     if before is None:
         return True
-    same = (new.covers, new.scores, new.cause) == (before.covers, before.scores, before.cause)
-    return not same or set(new.verdicts) != set(before.verdicts)
+    # The store keeps neither scores nor verdicts in an order.
+    return (new.covers, new.cause, set(new.scores), set(new.verdicts)) != (
+        before.covers,
+        before.cause,
+        set(before.scores),
+        set(before.verdicts),
+    )
 
 
 def _scores(tree: ConversationTree, user: Node, scorer_id: str) -> list[Score]:

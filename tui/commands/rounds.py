@@ -235,8 +235,9 @@ def _say_dry_run(plan: Rounds, document: dict[str, Any]) -> None:
     say(f"rounds {plan.id}\n{plan.config.name!r}, {plan.config.rounds} rounds at most, {plan.learner!r} learns\n")
     measured, baseline = document["measuring"], plan.baseline
     one = next(model for model in measured["models"] if model["model"] == baseline)
+    tested = ", ".join(model["model"] for model in measured["models"])
     rows = [
-        (0, "benchmark", f"{len(measured['models'])} models, {measured['cases']} cases of {measured['turns']} turns",
+        (0, "benchmark", f"{tested}: {measured['cases']} cases of {measured['turns']} turns",
          _total(measured["models"], "calls"), _total(measured["models"], "tokens_out")),
         *_round_rows(1, plan, document["first"], one),
     ]  # fmt: skip

@@ -97,12 +97,11 @@ def judge(
 ) -> None:
     """Have a judge judge all turns of RUN that it has not judged yet; earlier judgements stay.
 
-    --config takes the judge from [judges.NAME] of another file; its model must be one of the run's. `human`, or
-    `human.NAME` where several people judge, asks you: replies stand under letters in a shuffled order, without who
-    wrote them or what judges said. Every vote is kept at once; the same command goes on with the turns that are left.
     --config takes the judge from [judges.NAME] of another file, --set its fields from here; its model must be one of
     the run's. `lookahead` needs neither: it goes by the scores of the run's deciding judge, and looks again at turns
-    under which more has grown.
+    under which more has grown. `human`, or `human.NAME` where several people judge, asks you: replies stand under
+    letters in a shuffled order, without who wrote them or what judges said. Every vote is kept at once; the same
+    command goes on with the turns that are left.
     """
     from simulation.votes import is_person
     from trees.store import Store

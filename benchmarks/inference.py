@@ -122,6 +122,19 @@ async def _writing_rate(model: LlamaModel, asked: list[Message]) -> float:
     return sum(answer.usage.output_tokens or 0 for answer in answers) / (time.perf_counter() - began)
 
 
+def writing(counted: dict[str, float], decode: float, points: list[dict[str, float]]) -> dict[str, float]:
+    """How fast answers are written while nothing is read, of a bare loop as wide at the workload's own lengths.
+
+    Width is the mean over such steps; the bare rate of 16 at the workload's lengths is scaled to it by the growth of
+    the bare loop.
+    """
+    width = counted["writing_rides"] / counted["writing_steps"]
+    widths, loop = [point["sequences"] for point in points], [point["loop"] for point in points]
+    bare = decode * float(np.interp(width, widths, loop) / np.interp(ABREAST, widths, loop))
+    rate = counted["writing_rides"] / counted["writing_s"]
+    return {"width": width, "tokens_per_second": rate, "bare": bare, "share": rate / bare}
+
+
 def plot(points: list[dict[str, float]], path: Path) -> None:
     """Both curves as a picture."""
     top = max(max(point["loop"], point["scheduler"]) for point in points)
@@ -174,6 +187,10 @@ async def run(args: argparse.Namespace) -> int:
     figures["growth"] = points = await growth(Bare(weights), tokens)
     alone = next(point for point in points if point["sequences"] == ABREAST)
     bars.append(Bar("16 answers alone, of a bare loop", alone["scheduler"] / alone["loop"], at_least=0.9))
+    for name in args.workload:
+        found = figures[name]
+        found["writing"] = writing(found["counted"], mean_rate([r["decode"] for r in found["bare"]]), points)
+        bars.append(Bar(f"{name}: writing, of a bare loop as wide", found["writing"]["share"], at_least=0.85))
     if args.plot:
         plot(points, args.plot)
     return finish("inference", figures, bars)

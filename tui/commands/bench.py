@@ -13,7 +13,7 @@ import click
 
 from trees.errors import NotFound, SetupError
 from tui.console import say, say_json
-from tui.options import FILE, examples, json_option, store_option
+from tui.options import FILE, examples, json_option, set_option, store_option
 
 if TYPE_CHECKING:
     from simulation.benchmark import Result
@@ -61,6 +61,7 @@ def init(file: Path, force: bool) -> None:
 @click.argument("config", type=FILE)
 @click.option("--model", "names", multiple=True, metavar="NAME", help="Measure this one only; may be repeated.")
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Another seed than the file's: another measurement.")
+@set_option("Any field of the file, as turns=5.")
 @click.option("--retry-failed", is_flag=True, help="Ask again for replies that failed.")
 @click.option("--dry-run", is_flag=True, help="Open the models and estimate the work; ask no model for text.")
 @json_option
@@ -69,6 +70,7 @@ def run(
     config: Path,
     names: tuple[str, ...],
     seed: int | None,
+    given: dict[str, Any],
     retry_failed: bool,
     dry_run: bool,
     as_json: bool,
@@ -81,7 +83,7 @@ def run(
     """
     from simulation.benchmark_config import load_benchmark
 
-    loaded = load_benchmark(config, seed=seed)
+    loaded = load_benchmark(config, seed=seed, given=given)
     chosen = names or tuple(loaded.tested)
     for name in chosen:
         if name not in loaded.tested:

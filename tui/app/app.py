@@ -88,12 +88,19 @@ def _prompts() -> Screen[None]:
     return PromptsScreen()
 
 
+def _evaluation() -> Screen[None]:
+    from tui.app.screens.evaluation import EvaluationScreen
+
+    return EvaluationScreen()
+
+
 SCREENS: dict[str, Callable[[], Screen[None]]] = {
     "home": _home,
     "setup": _setup,
     "monitor": _monitor,
     "trees": _trees,
     "prompts": _prompts,
+    "evaluation": _evaluation,
 }
 
 
@@ -135,6 +142,8 @@ class EspalierApp(App[None]):
         """As they stood at the last beat."""
         self.run_id: str | None = None
         """The run that screens are about."""
+        self.tree_id: str | None = None
+        """The tree that Trees is to show when it is gone to."""
         self.at_work: dict[int, str] = {}
         """What children of the command line are doing, in words."""
         self._children = 0
@@ -412,6 +421,11 @@ class EspalierApp(App[None]):
         wanted = "monitor" if line is not None and line.live else "trees"
         if wanted in self.MODES:
             self.switch_mode(wanted)
+
+    def look_at_tree(self, run_id: str, tree_id: str) -> None:
+        """Go to one tree of a run."""
+        self.run_id, self.tree_id = run_id, tree_id
+        self.switch_mode("trees")
 
 
 def _doing(app: EspalierApp, action: str, node: Any) -> Callable[[], Any]:

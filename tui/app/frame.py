@@ -32,7 +32,14 @@ Notice = Literal["empty", "loading", "partial", "stale", "error"]
 
 T = TypeVar("T")
 
-TABS = (("home", "Home"), ("setup", "Setup"), ("monitor", "Monitor"), ("trees", "Trees"), ("prompts", "Prompts"))
+TABS = (
+    ("home", "Home"),
+    ("setup", "Setup"),
+    ("monitor", "Monitor"),
+    ("trees", "Trees"),
+    ("prompts", "Prompts"),
+    ("evaluation", "Eval"),
+)
 """Modes in the order of their keys, from 1."""
 
 

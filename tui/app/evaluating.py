@@ -225,11 +225,16 @@ def talk(case: Mapping[str, Any], turn: int | None, unit: str, width: int, *, pl
     wide = (width - 3 * (sides - 1)) // max(sides, 1)
     lines = [line for name, text in case["persona"].items() for line in _persona(name, text, width)]
     for pair in case["turns"]:
-        columns = [list(_side(side, unit, wide if wide >= SIDE else width)) for side in pair]
+        room = wide if wide >= SIDE else width
+        users = [list(_user(side, room)) for side in pair]
+        replies = [list(_reply(side, unit, room)) for side in pair]
         here = turn is not None and any(side["turn"] == turn for side in pair)
         rule = "=" if here else "-"
         lines.append((Span((rule if plain else ("━" if here else "─")) * width, "cyan" if here else "dim"),))
-        lines += _beside(columns, wide, plain) if wide >= SIDE else [line for column in columns for line in column]
+        if wide >= SIDE:
+            lines += [*_beside(users, wide, plain), *_beside(replies, wide, plain)]
+        else:
+            lines += [line for two in zip(users, replies, strict=True) for column in two for line in column]
     return lines
 
 
@@ -237,10 +242,13 @@ def _persona(name: str, text: str, width: int) -> Iterator[Line]:
     yield (Span(f"{name} ", "dim"), Span(one_line(text, max(width - len(name) - 1, 10))))
 
 
-def _side(side: Mapping[str, Any], unit: str, wide: int) -> Iterator[Line]:
-    score = "no score" if side["score"] is None else f"{side['score']:.2f} {unit}"
+def _user(side: Mapping[str, Any], wide: int) -> Iterator[Line]:
     yield (Span(one_line(f"turn {side['turn']} user", wide), "bold blue"),)
     yield from ((Span(text),) for text in wrapped(side["user"], wide))
+
+
+def _reply(side: Mapping[str, Any], unit: str, wide: int) -> Iterator[Line]:
+    score = "no score" if side["score"] is None else f"{side['score']:.2f} {unit}"
     yield (Span(one_line(f"{side['model']}  {score}", wide), "bold green"),)
     reply = "(no reply)" if side["reply"] is None else side["reply"]
     yield from ((Span(text),) for text in wrapped(reply, wide))

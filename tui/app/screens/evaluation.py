@@ -62,8 +62,9 @@ class EvaluationScreen(Mode):
     )
     CSS = """
     EvaluationScreen #both { layout: horizontal; }
-    EvaluationScreen #left { width: 2fr; max-width: 84; }
-    EvaluationScreen #right { width: 3fr; }
+    EvaluationScreen #left { width: 56; }
+    EvaluationScreen.-three #left { width: 94; }
+    EvaluationScreen #right { width: 1fr; }
     EvaluationScreen #benches { height: auto; max-height: 8; min-height: 4; }
     EvaluationScreen #models { height: 1fr; min-height: 5; }
     EvaluationScreen #compared { height: auto; max-height: 14; }
@@ -75,7 +76,7 @@ class EvaluationScreen(Mode):
     EvaluationScreen.-high.-drilled #levels { display: block; }
     EvaluationScreen.-high.-three #cases, EvaluationScreen.-high.-three #talk { display: block; }
     EvaluationScreen.-narrow #both { layout: vertical; }
-    EvaluationScreen.-narrow #left { width: 1fr; max-width: 100%; height: 9; }
+    EvaluationScreen.-narrow #left { width: 1fr; height: 9; }
     EvaluationScreen.-narrow #right { width: 1fr; height: 1fr; }
     EvaluationScreen.-narrow #benches, EvaluationScreen.-narrow #compared { display: none; }
     EvaluationScreen.-narrow.-drilled #left { display: none; }
@@ -108,6 +109,8 @@ class EvaluationScreen(Mode):
         self.cases: tuple[CaseLine, ...] = ()
         self.case: dict[str, Any] | None = None
         """What was said in the case under the cursor."""
+        self._shown: str | None = None
+        """The benchmark that is shown: the first time, the cursor goes to the model that a report would show."""
         self._wanted: str | None = None
         """The benchmark that is looked at."""
         self._gap = False
@@ -125,7 +128,7 @@ class EvaluationScreen(Mode):
                     "turns, judge and seed.",
                 )
                 yield Pane(
-                    "models",
+                    "models, enter shows what was said",
                     Table(id="model-table"),
                     id="models",
                     about="The models under test: how far each is measured, its mean and its slope (IR, a turn) with 95 % "
@@ -162,9 +165,9 @@ class EvaluationScreen(Mode):
 
     def on_mount(self) -> None:
         super().on_mount()
-        self.query_one("#bench-table", Table).columns_are(("benchmark", 16), ("judge", 12), ("", 10), ("played", 6))
+        self.query_one("#bench-table", Table).columns_are(("benchmark", 16), ("judge", 12), ("", 9), ("played", 6))
         self.query_one("#model-table", Table).columns_are(
-            ("", 2), ("model", 14), ("how", 8), ("", 10), ("mean", 20), ("IR", 22), ("scored", None)
+            ("", 2), ("model", 14), ("mean", 17), ("", 9), ("IR, a turn", 23), ("scored", 9), ("how", None)
         )
         self.query_one("#case-table", Table).columns_are(
             ("case", 5), ("diff", 7), ("base", 6), ("tried", 6), ("person", None)
@@ -213,10 +216,23 @@ class EvaluationScreen(Mode):
         for pane in ("benches", "models", "compared"):
             self.pane(pane).clear()
         self._wanted = evaluation.line.id
-        rows = [(m["model"], self._model(evaluation, n, m)) for n, m in enumerate(evaluation.shown["models"])]
-        self.query_one("#model-table", Table).fill(rows)
+        table = self.query_one("#model-table", Table)
+        fresh = self._shown != evaluation.line.id
+        self._show_models()
+        if fresh:
+            self._shown = evaluation.line.id
+            _, usual = chosen(evaluation, None, None)
+            if usual is not None:
+                table.move_cursor(row=table.get_row_index(usual.model))
+        self._show_models()
         self._show_plot()
         self._read_cases()
+
+    def _show_models(self) -> None:
+        evaluation = self.evaluation
+        if evaluation is not None:
+            rows = [(m["model"], self._model(evaluation, n, m)) for n, m in enumerate(evaluation.shown["models"])]
+            self.query_one("#model-table", Table).fill(rows)
 
     def _bench(self, line: BenchLine) -> tuple[Cell, ...]:
         share = f"{line.share:.0%}"
@@ -236,11 +252,11 @@ class EvaluationScreen(Mode):
         return (
             (f"{chr(ord('A') + number % 26)}{sign}", "accent"),
             flat(model["model"], 14),
-            flat(model["how"], 8, "muted"),
+            (_short(model["mean"]), ""),
             pill(run.word, plain=self.main.plain) if run is not None else ("", ""),
-            (bracketed(model["mean"]), ""),
             (bracketed(model["ir"]), ""),
             (f"{scored}/{due}", "warn" if scored < due else "muted"),
+            flat(model["how"], 12, "muted"),
         )
 
     def compared(self) -> tuple[Any, Any]:
@@ -347,6 +363,7 @@ class EvaluationScreen(Mode):
                 self._next_read = 0.0
                 self.refresh_view()
         elif event.data_table.id == "model-table":
+            self._show_models()
             self._show_plot()
             self._read_cases()
         else:
@@ -439,6 +456,13 @@ class EvaluationScreen(Mode):
             await self.main.have_done(f"measuring {tried.model}", "resume", run.id, *retry, "--detach", "--json")
 
         self.main.set_to_work(resume)
+
+
+def _short(figure: dict[str, Any]) -> str:
+    """A figure with its interval in few cells."""
+    if figure["value"] is None or figure["low"] is None:
+        return bracketed(figure)
+    return f"{figure['value']:.2f} [{figure['low']:.2f}, {figure['high']:.2f}]"
 
 
 def _case(case: CaseLine) -> tuple[Cell, ...]:

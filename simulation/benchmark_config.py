@@ -9,6 +9,7 @@ Invariant: a model under test is told nothing but its prompt, unless it stands t
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,6 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from agents.models.config import ModelConfig
+from agents.overrides import overlaid
 from simulation.config import (
     SCORES_EACH,
     InducerConfig,
@@ -151,16 +153,20 @@ class BenchmarkConfig(Section):
         return role.model_copy(update={"model": next(iter(self.models))})
 
 
-def load_benchmark(path: Path, *, seed: int | None = None) -> BenchmarkConfig:
-    """Read a bench.toml. Raises SetupError that names the file, the key and what is wrong."""
+def load_benchmark(path: Path, *, seed: int | None = None, given: Mapping[str, Any] | None = None) -> BenchmarkConfig:
+    """Read a bench.toml; `given` comes over it by dotted keys.
+
+    Raises SetupError that names the file, the key and what is wrong.
+    """
     try:
-        given = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise SetupError(f"there is no file {path}", hint=f"Make one: espalier bench init {path}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise SetupError(f"{path} cannot be read: {error}") from error
+    chosen = {**(given or {}), **({} if seed is None else {"seed": seed})}
     try:
-        return BenchmarkConfig.model_validate(given | ({"seed": seed} if seed is not None else {}))
+        return BenchmarkConfig.model_validate(overlaid(values, chosen))
     except ValidationError as error:
         raise SetupError(f"{path} is not a valid benchmark:\n{explain(error)}") from error
 

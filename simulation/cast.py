@@ -24,7 +24,14 @@ from agents.prompts import Prompt, load_prompt
 from agents.responder import Responder
 from agents.roles import Role, Stage
 from agents.user import User
-from simulation.config import MODEL_FREE_JUDGES, JudgeConfig, ResponderConfig, RoleConfig, RunConfig
+from simulation.config import (
+    DERIVED_JUDGES,
+    MODEL_FREE_JUDGES,
+    JudgeConfig,
+    ResponderConfig,
+    RoleConfig,
+    RunConfig,
+)
 from trees.errors import SetupError
 from trees.ids import digest_of
 
@@ -95,8 +102,9 @@ def make_cast(config: RunConfig, models: Mapping[str, Model], prompts: Mapping[s
     """Put the cast together and check that everybody can do their part. Raises SetupError."""
     roles = roles_of(config)
     specs: dict[str, JudgeSpec] = {}
-    for name, judge in sorted(config.judges.items(), key=lambda item: item[1].kind == "panel"):
-        specs[name] = _judge_spec(name, judge, roles[f"judge.{name}"], models, prompts, specs)
+    for name, judge in sorted(config.judges.items(), key=lambda item: item[1].kind in DERIVED_JUDGES):
+        given = judge.model_copy(update={"of": judge.of or config.deciding_judge})
+        specs[name] = _judge_spec(name, given, roles[f"judge.{name}"], models, prompts, specs)
     _check_capabilities(config, roles, models)
     return Cast(config, roles, dict(prompts), specs, models)
 
@@ -140,7 +148,7 @@ def make_actors(cast: Cast, stage: Stage) -> dict[str, Acting]:
         if name.startswith("responder."):
             actors[name] = Responder(stage, role)
     for name, spec in cast.judges.items():
-        if spec.kind != "panel":
+        if spec.kind not in DERIVED_JUDGES:
             actors[f"judge.{name}"] = JudgeAgent(stage, spec)
     return actors
 
@@ -177,6 +185,8 @@ def _judge_spec(
         settings["hinted_first"] = True
     if judge.kind == "panel":
         settings["members"] = {member: made[member].id for member in judge.members}
+    if judge.kind == "lookahead":
+        settings |= {"of": made[judge.of].id, "depth": judge.depth, "discount": judge.discount}
     if not asks_a_model(judge):
         return JudgeSpec(name, judge.kind, role, None, "", settings)
     model_ids = [models[model].identity.id for model in role.models]
@@ -225,7 +235,14 @@ _ABLE = {
 }
 
 
-_ADDED_LATER = (("told", False), ("sees_dialogue", True), ("scores_lone", False))
+_ADDED_LATER = (
+    ("told", False),
+    ("sees_dialogue", True),
+    ("scores_lone", False),
+    ("of", ""),
+    ("depth", 3),
+    ("discount", 1.0),
+)
 """Keys at the value that runs had before the keys were there: left out, so that those runs stay what they are."""
 
 

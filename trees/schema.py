@@ -15,4 +15,5 @@ MIGRATIONS = (
     "m008_persona_pool",
     "m009_trainings",
     "m010_benchmarks",
+    "m011_rounds",
 )

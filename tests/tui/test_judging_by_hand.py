@@ -1,4 +1,4 @@
-"""`espalier judge RUN --judge human`: a person votes blind at a terminal; what they said is kept, shown and exported."""
+"""`espalier judge RUN --judge human`: a person votes blind at a terminal; what they said is kept, told and exported."""
 
 from __future__ import annotations
 

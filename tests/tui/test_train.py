@@ -14,10 +14,11 @@ pytest.importorskip("peft", reason="the training extra is not installed")
 
 import torch
 
+from agents.overrides import setting
 from tests.support.command_line import ROOT, Espalier, as_json, spawn
 from tests.support.judged_store import PEOPLE, judged_store
 from tests.support.tiny_base import tiny_base
-from train.training_file import read_wanted, setting
+from train.training_file import read_wanted
 from trees.store import Store
 
 TOML = """

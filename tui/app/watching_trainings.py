@@ -141,13 +141,12 @@ def read_trainings(store: Store, chosen: str | None, over: Sequence[str], now: f
     """All trainings, the points of one and of those that lie over it. One that is gone is as if none were chosen."""
     rows = trainings(store)
     lines = {row.id: training_line(store, row, now) for row in rows}
-    ordered = sorted(lines.values(), key=lambda line: not line.live)
-    latest = max(rows, key=lambda row: (lines[row.id].live, row.updated_at), default=None)
-    row = next((row for row in rows if row.id == chosen), latest)
+    ordered = sorted(rows, key=lambda row: (not lines[row.id].live, -row.updated_at, row.id))
+    row = next((row for row in rows if row.id == chosen), next(iter(ordered), None))
     if row is None:
         return Trainings(now, (), None)
     laid = {each: tuple(points(store, each)) for each in over if each != row.id and each in lines}
-    return Trainings(now, tuple(ordered), _read(store, row, lines[row.id]), laid)
+    return Trainings(now, tuple(lines[each.id] for each in ordered), _read(store, row, lines[row.id]), laid)
 
 
 def training_line(store: Store, row: TrainingRow, now: float) -> TrainingLine:
@@ -233,6 +232,12 @@ def curves_of(read: Read) -> list[str]:
     ]
 
 
+def drawn_together(watched: Watched) -> list[str]:
+    """The trainings that are drawn in one figure, the one looked at first; empty where it is drawn alone."""
+    read, found = watched.looked_at, watched.read
+    return [read.row.id, *found.over] if read is not None and found is not None and found.over else []
+
+
 def figure(watched: Watched, name: str, *, log: bool, at: float | None, plain: bool) -> Figure:
     """One curve of the training looked at, with the same of those that lie over it."""
     read = watched.looked_at
@@ -240,8 +245,9 @@ def figure(watched: Watched, name: str, *, log: bool, at: float | None, plain: b
     if read is None or watched.read is None:
         return Figure(title, ())
     lines = {line.id: line for line in watched.read.lines}
-    if watched.read.over:
-        several = {read.row.id: read.points, **watched.read.over}
+    together = drawn_together(watched)
+    if together:
+        several = {each: watched.read.over.get(each, read.points) for each in together}
         series = [
             Series(f"{lines[each].kind} {each[:8]}", _smoothed(seen, value), STYLES[i % len(STYLES)], label=str(i + 1))
             for i, (each, seen) in enumerate(several.items())
@@ -363,6 +369,23 @@ def next_step(read: Read, now: float) -> str:
         case "done":
             made = line.adapter
             return f"talk with it: espalier chat {read.row.operation['base']} --adapter {(made or short)[:8]}"
+
+
+def event_in_words(event: Event) -> str:
+    """What happened, in a line."""
+    data = event.data
+    match event.kind:
+        case "training.planned":
+            return f"planned: {', '.join(f'{number} {unit}' for unit, number in data.items())}"
+        case "training.checkpoint":
+            return f"checkpoint at step {data.get('step')}"
+        case "engine.started":
+            return f"a process began at step {data.get('step', 0)}, pid {data.get('pid')}"
+        case "engine.left":
+            return f"the process left: {data.get('state')} {data.get('reason') or ''}".rstrip()
+        case "command":
+            return f"{data.get('verb')} by {data.get('asked_by')}"
+    return f"{event.kind} {data}"
 
 
 def settings_in_words(row: TrainingRow) -> list[str]:

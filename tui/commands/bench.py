@@ -12,7 +12,7 @@ import click
 
 from trees.errors import NotFound, SetupError
 from tui.console import say, say_json
-from tui.options import FILE, examples, json_option, store_option
+from tui.options import FILE, examples, json_option, set_option, store_option
 
 if TYPE_CHECKING:
     from simulation.benchmark import Result
@@ -60,6 +60,7 @@ def init(file: Path, force: bool) -> None:
 @click.argument("config", type=FILE)
 @click.option("--model", "names", multiple=True, metavar="NAME", help="Measure this one only; may be repeated.")
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Another seed than the file's: another measurement.")
+@set_option("Any field of the file, as turns=5.")
 @click.option("--retry-failed", is_flag=True, help="Ask again for replies that failed.")
 @click.option("--dry-run", is_flag=True, help="Open the models and estimate the work; ask no model for text.")
 @json_option
@@ -68,6 +69,7 @@ def run(
     config: Path,
     names: tuple[str, ...],
     seed: int | None,
+    given: dict[str, Any],
     retry_failed: bool,
     dry_run: bool,
     as_json: bool,
@@ -80,7 +82,7 @@ def run(
     """
     from simulation.benchmark_config import load_benchmark
 
-    loaded = load_benchmark(config, seed=seed)
+    loaded = load_benchmark(config, seed=seed, given=given)
     chosen = names or tuple(loaded.tested)
     for name in chosen:
         if name not in loaded.tested:
@@ -203,11 +205,12 @@ async def _measure(
     """Measure one model; None if that is done already."""
     from simulation.benchmark import cases_of, kinship, plan, start
     from simulation.cast import close_models, open_models
+    from train.adapters import StoredAdapters
     from trees.store import Store
     from tui.launch import Launch, play
 
     people = cases_of(config.cases, folder)
-    models = await open_models(config.run_of(name))
+    models = await open_models(config.run_of(name), StoredAdapters(store_path))
     handed_over = False
     try:
         measured = plan(config, name, models, people, folder / "prompts")
@@ -232,6 +235,7 @@ async def _dry_run(
     from simulation.benchmark import cases_of, kinship, plan, refuse_seen
     from simulation.cast import close_models, open_models
     from simulation.estimate import estimate
+    from train.adapters import StoredAdapters
     from tui.stores import optional
 
     people = cases_of(config.cases, folder)
@@ -240,7 +244,7 @@ async def _dry_run(
             refuse_seen(store, people)
     plans: list[dict[str, Any]] = []
     for name in names:
-        models = await open_models(config.run_of(name))
+        models = await open_models(config.run_of(name), StoredAdapters(store_path))
         try:
             measured = plan(config, name, models, people, folder / "prompts")
             cast = measured.planned.cast

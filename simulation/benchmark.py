@@ -12,7 +12,6 @@ without a score is missing from its turn, with its cause, and never filled in.
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -30,6 +29,7 @@ from simulation.personas import held_out_personalities, held_out_profiles
 from simulation.runs import Persona, Planned, begin, plan_run, read_people
 from trees.errors import NotFound, SetupError
 from trees.ids import digest_of
+from trees.judge_bias import family
 from trees.personas import Personality, Profile
 from trees.store import RunRow, Store
 from trees.text import unescape
@@ -175,10 +175,7 @@ def kinship(cast: Cast) -> list[str]:
 
 
 def _family(identity: ModelIdentity) -> str:
-    """The first word of a model's name; a digest has none but itself."""
-    name = identity.model.rpartition("/")[2].casefold()
-    word = re.match(r"[a-z]{3,}", name)
-    return word.group() if word and not re.fullmatch(r"[0-9a-f]{16,}", name) else name
+    return family(identity.model)
 
 
 # ---- reading

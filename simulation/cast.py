@@ -90,9 +90,12 @@ class Cast:
         }
 
     def operation(self, folder: Path | None) -> dict[str, Any]:
-        """The half that may change, and the prompts' files, so that a run can be gone on with from the store alone."""
+        """The half that may change, where the people came from (they stand in the run as rows) and the prompts' files,
+        so that a run can be gone on with, and its configuration written down, from the store alone.
+        """
         dumped = self.config.model_dump(mode="json")
-        return {"models": dumped["models"], "limits": dumped["limits"], "folder": str(folder) if folder else None}
+        kept = {key: dumped[key] for key in ("models", "limits", "personas")}
+        return {**kept, "folder": str(folder) if folder else None}
 
 
 def make_cast(config: RunConfig, models: Mapping[str, Model], prompts: Mapping[str, Prompt]) -> Cast:

@@ -108,6 +108,7 @@ def config_of(run: RunRow) -> RunConfig:
         **run.identity["play"],
         "models": run.operation["models"],
         "limits": run.operation["limits"],
+        "personas": run.operation.get("personas", {}),
     }
     return make_config(given, f"run {run.id[:8]}")
 

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from agents.prompts import Prompt
 from train.export import TrainingContexts
@@ -209,6 +209,14 @@ def select(store: Store, selection: Selection, files: Sequence[OwnFile] = ()) ->
         notes=tuple(note for found in own for note in found.notes),
         files=tuple(files),
     )
+
+
+def stored_selection(kept: Mapping[str, Any]) -> tuple[Selection, tuple[OwnFile, ...]]:
+    """A selection as a training's row has it; who is held back to measure stands in its configuration."""
+    plain: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in kept.items() if key != "files"
+    }
+    return Selection(**plain), tuple(OwnFile(Path(path), share) for path, share in kept["files"])
 
 
 def _filter(store: Store, selection: Selection) -> Filter:

@@ -91,7 +91,15 @@ def test_shapes_that_branch_again_and_again(seed: int) -> None:
     assert_equal_to_flattened(with_lora(model), [random_tree(seed, segments=30, siblings=5, longest=6)], 1_000)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_blocks_read_what_torch_has_no_kernels_for(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    monkeypatch.setattr(tree_attention, "fits", lambda *_: False)
+    model = tiny_model("llama", num_hidden_layers=2, num_key_value_heads=1 + seed % 2 * 3)
+    assert_equal_to_flattened(with_lora(model), [random_tree(seed, segments=30, siblings=5, longest=6)], 1_000)
+
+
 def test_branches_longer_than_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tree_attention, "fits", lambda *_: False)
     monkeypatch.setattr(tree_attention, "BLOCK_ROWS", 16)
     assert_equal_to_flattened(tiny_model("qwen3"), [random_tree(seed, longest=70) for seed in range(2)], 3_000)
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from textual.app import App, SystemCommand
+from textual.app import App, SuspendNotSupported, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.screen import Screen
@@ -88,12 +88,19 @@ def _prompts() -> Screen[None]:
     return PromptsScreen()
 
 
+def _train() -> Screen[None]:
+    from tui.app.screens.train import TrainScreen
+
+    return TrainScreen()
+
+
 SCREENS: dict[str, Callable[[], Screen[None]]] = {
     "home": _home,
     "setup": _setup,
     "monitor": _monitor,
     "trees": _trees,
     "prompts": _prompts,
+    "train": _train,
 }
 
 
@@ -138,7 +145,8 @@ class EspalierApp(App[None]):
         self.at_work: dict[int, str] = {}
         """What children of the command line are doing, in words."""
         self._children = 0
-        self._version: int | None = None
+        self._version: tuple[int, int] | None = None
+        """The opening of the store and its `data_version` when it was last looked at; None if it cannot be read."""
         self._beaten = 0.0
         self._looking = False
         self._unseen = False
@@ -146,6 +154,9 @@ class EspalierApp(App[None]):
         self._seen_again = 0.0
         self.looked = False
         """Whether the store was looked at once."""
+        self.trouble: EspalierError | None = None
+        """Why the store cannot be read, if so."""
+        self._had_store = False
         self._remembered = files.State() if start.fresh else files.read_state(files.folder() / "state.toml")
         for theme in THEMES:
             self.register_theme(theme)
@@ -180,7 +191,8 @@ class EspalierApp(App[None]):
         import contextlib
 
         with contextlib.suppress(RuntimeError, ValueError, NotImplementedError):
-            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self.exit)
+            for told in (signal.SIGTERM, signal.SIGHUP):
+                asyncio.get_running_loop().add_signal_handler(told, self.exit)
 
     async def on_unmount(self) -> None:
         if not self.start.fresh:
@@ -197,19 +209,25 @@ class EspalierApp(App[None]):
         if self._looking:
             return
         self._looking = True
+        version: tuple[int, int] | None = None
+        lines: Iterable[RunLine] | None = None
+        trouble: EspalierError | None = None
         try:
             version, lines = await self.figures.ask(self._beat)
-        except StoreMissing:
-            version, lines = None, ()
+        except StoreMissing as error:
+            # Where there never was a store, the first run makes one; one that was there and is gone is a trouble.
+            lines, trouble = (), error if self._had_store else None
         except EspalierError as error:
-            self.show_pill(Content(error.message))
-            return
+            trouble = error
         finally:
             self._looking = False
         self.looked = True
-        changed, self._version = version != self._version, version
+        self._had_store = self._had_store or version is not None
+        changed = version != self._version or str(trouble) != str(self.trouble)
+        self._version, self.trouble = version, trouble
         if lines is not None:
             self.runs = tuple(lines)
+        if lines is not None or trouble is not None:
             self.show_pill()
         self._unseen = self._unseen or changed
         below, now = next(iter(self.screen_stack), None), time.monotonic()
@@ -217,8 +235,8 @@ class EspalierApp(App[None]):
             self._unseen, self._seen_again = False, now + below.EVERY_S
             below.refresh_view()
 
-    def _beat(self, store: Store) -> tuple[int, Iterable[RunLine] | None]:
-        version = int(store.rows("PRAGMA data_version")[0][0])
+    def _beat(self, store: Store) -> tuple[tuple[int, int], Iterable[RunLine] | None]:
+        version = (self.figures.openings, int(store.rows("PRAGMA data_version")[0][0]))
         now = time.monotonic()
         if version == self._version and now - self._beaten < BEAT_S:
             return version, None
@@ -243,10 +261,10 @@ class EspalierApp(App[None]):
         """The run that screens are about: the one chosen, else the live or latest one."""
         return self.line_of(self.run_id) or next(iter(self.runs), None)
 
-    def show_pill(self, words: Content | None = None) -> None:
+    def show_pill(self) -> None:
         """Say on top how the run stands that is looked at, and what is being done."""
         line = self.current_run()
-        said = words or (Content("no run yet") if line is None else _pill_of(line, self.plain))
+        said = self._standing(line)
         if self.at_work:
             said = Content(f"{next(iter(self.at_work.values()))} ...  ") + said
         screen = next(iter(self.screen_stack), None)
@@ -254,14 +272,22 @@ class EspalierApp(App[None]):
             for top in screen.query(TopBar):
                 top.show(said)
 
+    def _standing(self, line: RunLine | None) -> Content:
+        if self.trouble is not None:
+            return styled(("! ", "bad"), "the store cannot be read ")
+        return Content("no run yet") if line is None else _pill_of(line, self.plain)
+
     # Having things done
 
     def set_to_work(self, work: Callable[[], Coroutine[None, None, None]]) -> None:
         """Do something in the background, whatever screen is shown meanwhile."""
         _: Worker[None] = self.run_worker(work, group="children")
 
-    async def have_done(self, what: str, *arguments: str) -> Ended:
-        """Have the command line do something with this store; what it is stands on top meanwhile."""
+    async def have_done(self, what: str, *arguments: str, quiet: bool = False) -> Ended:
+        """Have the command line do something with this store; what it is stands on top meanwhile.
+
+        A failure is told in the corner unless it is `quiet`: whoever asks tells it then.
+        """
         self._children += 1
         number = self._children
         self.at_work[number] = what
@@ -271,7 +297,7 @@ class EspalierApp(App[None]):
         finally:
             del self.at_work[number]
             self.show_pill()
-        if ended.code > 1:
+        if ended.code > 1 and not quiet:
             self.tell(f"{what}: {ended.reason}", severity="error")
         await self.look()
         return ended
@@ -364,6 +390,9 @@ class EspalierApp(App[None]):
             try:
                 with self.suspend():
                     subprocess.run([*shlex.split(program), file.name], check=False)
+            except SuspendNotSupported:
+                self.tell(f"{program!r} needs a terminal of this machine; a browser is none", severity="warning")
+                return None
             except (OSError, RuntimeError, ValueError) as error:
                 self.tell(f"{program!r} did not run: {error}", severity="error")
                 return None
@@ -415,9 +444,11 @@ def _pill_of(line: RunLine, plain: bool) -> Content:
 
 def known_bindings() -> set[str]:
     """The ids of everything that a key can be given to."""
+    from tui.app.train_form import TrainForm
+
     found: set[str] = set()
     screens = [type(make()) for make in SCREENS.values()]
-    classes: list[Any] = [EspalierApp, *screens, *Pane.__subclasses__()]
+    classes: list[Any] = [EspalierApp, TrainForm, *screens, *Pane.__subclasses__()]
     for each in classes:
         found |= {b.id for b in each.BINDINGS if isinstance(b, Binding) and b.id}
     return found

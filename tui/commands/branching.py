@@ -73,11 +73,14 @@ def branch(node: str, text: str | None, count: int | None, turns: int | None, as
     epilog=examples(
         "espalier judge 1a2b3c4d --judge likelihood --again",
         "espalier judge 1a2b3c4d --judge strict --config judges.toml",
+        "espalier judge 1a2b3c4d --judge human",
         "espalier judge 1a2b3c4d --judge lookahead --set of=rating --set depth=2",
     )
 )
 @click.argument("run")
-@click.option("--judge", "name", required=True, metavar="NAME", help="The judge: one of the run's, or of the file's.")
+@click.option(
+    "--judge", "name", required=True, metavar="NAME", help="One of the run's judges, or of the file's; `human` is you."
+)
 @click.option("--again", is_flag=True, help="Judge turns again that this judge has judged already.")
 @config_option
 @set_option("Any field of a judge that the run does not have, as kind=lookahead or depth=2.")
@@ -96,11 +99,17 @@ def judge(
 
     --config takes the judge from [judges.NAME] of another file, --set its fields from here; its model must be one of
     the run's. `lookahead` needs neither: it goes by the scores of the run's deciding judge, and looks again at turns
-    under which more has grown.
+    under which more has grown. `human`, or `human.NAME` where several people judge, asks you: replies stand under
+    letters in a shuffled order, without who wrote them or what judges said. Every vote is kept at once; the same
+    command goes on with the turns that are left.
     """
+    from simulation.votes import is_person
     from trees.store import Store
     from tui.facts import run_facts
 
+    if is_person(name):
+        _by_hand(run, name, again, as_json, store_path)
+        return
     args: dict[str, Any] = {"name": name, "again": again}
     with Store.read(store_path) as store:
         run_id = store.find("runs", run)
@@ -119,6 +128,26 @@ def judge(
     for row in facts["judges"]:
         if row["id"] == result["judge"]:
             say(", ".join(f"{key} {row[key]}" for key in ("win", "tie", "both_bad", "unstable", "abstain", "pairs")))
+
+
+def _by_hand(run: str, name: str, again: bool, as_json: bool, store_path: Path) -> None:
+    """Have the person at the terminal judge, and say what came of it."""
+    from dataclasses import asdict
+
+    from simulation.votes import Person
+    from trees.store import Store
+    from tui.judging import judge_by_hand
+
+    with Store.read(store_path) as store:
+        run_id = store.find("runs", run)
+    tally = judge_by_hand(store_path, run_id, Person(name), again=again, stderr=as_json)
+    if as_json:
+        say_json(asdict(tally))
+        return
+    say(f"\n{tally.voted} votes kept, {tally.skipped} skipped, {tally.left} turns left")
+    if tally.left:
+        say(f"go on: espalier judge {run_id[:8]} --judge {name}")
+    say(f"how far judges agree with you: espalier status {run_id[:8]}")
 
 
 @click.command(epilog=examples('espalier note 9c0d1e2f "gives it away too early"', "espalier note 9c0d1e2f --bookmark"))

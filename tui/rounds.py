@@ -214,9 +214,9 @@ def _came(store: Store, plan: Rounds, step: Step, said: Said) -> tuple[Came | No
     except EspalierError as error:
         return None, last if said.code else str(error)
     if came.wrong is not None:
-        return came, f"{came.wrong}\n{last}" if said.code else came.wrong
-    # Trees that failed are rows and make a command end with 1; nothing left to train on does so too.
-    return came, last if step.kind == "lint" and said.code else None
+        return came, "\n".join([came.wrong, *said.last])
+    # A command may end with 1 and be done all the same: of trees that failed the store has the cause.
+    return came, None
 
 
 def _wait_for_the_last(store: Store, plan: Rounds, watch: Watch) -> None:

@@ -230,7 +230,8 @@ def test_a_step_that_fails_keeps_its_last_lines_and_is_tried_again(
     training = folder / "training.toml"
     training.write_text(training.read_text() + "[data]\nmin_margin = 99\n", encoding="utf-8")
     failed = espalier("rounds", "rounds.toml", exit_code=1)
-    assert "round 1, lint failed" in failed.stdout
+    assert "round 1, lint failed:\nthere are no pairs to train on:" in failed.stdout
+    assert "below_margin" in failed.stdout
     assert f"go on: espalier rounds {file}" in failed.stdout
     facts = as_json(espalier("rounds", "show", "--json"))
     assert facts["state"] == "failed"

@@ -3,8 +3,8 @@
 Workload A: trees of 10 turns x 4 responders (two hinted), inducer and likelihood judge; B: the same with the choice
 judge; bench: one responder whose every reply is scored, as a model under test, in three times as many trees, since each
 of them asks one thing at a time. All on the embedded model, from the engine down. The ceiling is a time: the fewest
-tokens that must be read over the bare reading rate, and the tokens written over the bare rate of 16 sequences, both measured in the same run at the
-workload's own path lengths (benchmarks/bare.py, benchmarks/workload.py).
+tokens that must be read over the bare reading rate, and the tokens written over the bare rate of 16 sequences, both
+measured in the same run at the workload's own path lengths (benchmarks/bare.py, benchmarks/workload.py).
 
     python benchmarks/inference.py [--quick] [--workload A B bench] [--no-peers] [--xllamacpp PYTHON] [--plot FILE]
 """

@@ -24,6 +24,7 @@ from simulation.rounds_config import load_rounds, samples
 from tests.support.command_line import Espalier, as_json, spawn
 from tests.support.rounds_folder import rounds_folder
 from tests.support.tiny_base import tiny_base
+from trees.jobs import ask
 from trees.rounds import StepRow, all_rounds, steps
 from trees.store import Store
 from trees.verify import verify
@@ -242,6 +243,31 @@ def test_a_step_that_fails_keeps_its_last_lines_and_is_tried_again(
         CliRunner().invoke(main, ["rounds", "rounds.toml", "--json"], catch_exceptions=False)
     assert len(as_json(espalier("rounds", "list", "--json"))) == 2, "another margin is other rounds"
     assert as_json(espalier("rounds", "show", "--json"))["steps"][1]["made"] == facts["steps"][1]["made"]
+
+
+@pytest.mark.parametrize("how", ["Ctrl-C", "a row of another process"])
+def test_stopped_in_a_step_it_says_how_to_go_on(
+    how: str, made_base: Path, espalier: Espalier, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds_folder(folder, made_base)
+
+    def stopped(self: InProcess, words: Sequence[str], watch: Watch) -> Said:
+        if how == "Ctrl-C":
+            os.kill(os.getpid(), signal.SIGINT)
+        else:
+            with Store.open(folder / "espalier.db") as store:
+                ask(store, all_rounds(store)[0].id, "stop", {})
+        watch.look()
+        assert watch.asked_to_stop == 1
+        return Said(130, "", ("interrupted",))
+
+    monkeypatch.setattr(InProcess, "__call__", stopped)
+    told = espalier("rounds", "rounds.toml", exit_code=130)
+    assert "stopped in round 0, benchmark; what it had done is kept" in told.stdout
+    assert "go on: espalier rounds" in told.stdout
+    facts = as_json(espalier("rounds", "show", "two", "--json"))
+    assert [line["standing"] for line in facts["timeline"][:2]] == ["stopped", "to come"]
+    assert "nobody can stop it" in espalier("rounds", "stop", exit_code=3).output
 
 
 def test_a_dry_run_asks_no_model_and_keeps_nothing(made_base: Path, espalier: Espalier, folder: Path) -> None:

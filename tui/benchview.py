@@ -171,17 +171,23 @@ def _say_situations(models: Sequence[dict[str, Any]]) -> None:
     if changed:
         say("\nAfter a change, turns until AL is back within its interval of what it was:")
         told = [
-            (name, one_line(situation, 20), found["change"], bracketed(found["before"]), _fall(found), _turns(found))
+            (
+                name,
+                one_line(situation, 20),
+                found["change"],
+                bracketed(found["before"]),
+                bracketed(found["fall"], sign=True),
+                _back_after(found),
+            )
             for name, situation, found in changed
         ]
-        say_table(("model", "situation", "at turn", "before", "fall", "back after"), told)
+        say_table(("model", "situation", "at turn", "before", "then", "back after"), told)
 
 
-def _fall(found: dict[str, Any]) -> str:
-    return bracketed(found["fall"], sign=True) + ("" if found["fell"] else " (no more than chance)")
-
-
-def _turns(found: dict[str, Any]) -> str:
+def _back_after(found: dict[str, Any]) -> str:
+    """Turns until the level is back; a level that fell by no more than chance has nothing to come back from."""
+    if not found["fell"]:
+        return "no fall"
     return "not back" if found["turns"] is None else str(found["turns"])
 
 

@@ -91,6 +91,24 @@ class Summary:
 
 
 @dataclass(frozen=True, slots=True)
+class Recovery:
+    """What a change of mood or taste did to the level."""
+
+    change: int
+    """The first turn under it."""
+    before: Estimate
+    """Mean level of the turns before it."""
+    fall: Estimate
+    """Level at the turn of the change, less that."""
+    turns: int | None
+    """Turns until the level is back within the interval of what it was; 0 if it never left it, None if it is not."""
+
+    @property
+    def fell(self) -> bool:
+        return self.fall.high is not None and self.fall.high < 0
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """Model A less model B, over replies to the same cases at the same turns."""
 
@@ -167,17 +185,11 @@ def normalised_slope(curves: Array) -> Array:
         return slope(normalised(curves))
 
 
-def recovery_time(curve: Sequence[float | None], change: int, *, tolerance: float = 0.1) -> int | None:
-    """Turns from a change of taste until the level is back: the first k >= change with AL(k) >= before - tolerance.
+def recovery_time(curve: Sequence[float | None], change: int, wanted: float) -> int | None:
+    """Turns from a change until the level is back: the first k >= change with AL(k) >= wanted, less change.
 
-    `change` is the first turn (from 1) under the new taste; `before` the mean level of the turns before it, tolerance
-    in points. 0: it never fell. None: not back by the end, or no turn before to compare with. Cannot tell: a model that
-    adapts at once from one that never took the old taste up and so had nothing to lose; read it with the level before.
+    0: it never fell below. None: not back by the end. Turns without a level are passed over.
     """
-    before = [value for value in curve[: change - 1] if value is not None]
-    if not before:
-        return None
-    wanted = sum(before) / len(before) - tolerance
     back = (k for k, value in enumerate(curve, 1) if k >= change and value is not None and value >= wanted)
     found = next(back, None)
     return None if found is None else found - change
@@ -256,6 +268,22 @@ def summarise(table: Table, *, draws: int = DRAWS) -> Summary:
 def values_of(curve: Array) -> tuple[float | None, ...]:
     """A curve as plain numbers, None for what is undefined."""
     return tuple(float(v) if math.isfinite(v) else None for v in curve)
+
+
+def recovery(table: Table, change: int, *, draws: int = DRAWS) -> Recovery:
+    """What a change at a turn (from 2) did, and how many turns the level took to be back where it was.
+
+    before = (1 / (c-1)) sum of AL(k) over k < c; the fall is AL(c) - before, over the same resampled people; the level
+    is back at the first k >= c with AL(k) >= the lower end of the interval of `before`. Without an interval (a single
+    case) its value stands in, and nothing is called a fall. Cannot tell: a model that adapts at once from one that
+    never took the old taste up and so had nothing to lose; read it with the level before, and with the ceiling's.
+    """
+    before = estimate(table, lambda curves: mean_level(curves[..., : change - 1]), draws=draws)
+    fall = estimate(table, lambda curves: curves[..., change - 1] - mean_level(curves[..., : change - 1]), draws=draws)
+    if before.value is None:
+        return Recovery(change, before, fall, None)
+    wanted = before.value if before.low is None else before.low
+    return Recovery(change, before, fall, recovery_time(values_of(alignment_levels(table.scores)), change, wanted))
 
 
 # ---- comparisons

@@ -23,7 +23,7 @@ from pydantic import BaseModel
 from agents.overrides import as_word
 from simulation.benchmark import Result, find_benchmark, results
 from simulation.metrics import Estimate, compare, different, summarise
-from simulation.rounds_config import Rounds
+from simulation.rounds_config import Objective, Rounds
 from trees.errors import SetupError
 from trees.rounds import StepKind, StepRow, keep_rounds
 from trees.store import Store
@@ -263,7 +263,7 @@ def what_came(store: Store, plan: Rounds, step: Step, said: Any, rows: Sequence[
         if step.kind == "simulate":
             return _played(said)
         if step.kind == "lint":
-            return _linted(said)
+            return _linted(plan, said)
         if step.kind == "benchmark":
             return _measured(store, plan, step, said, rows)
         return _trained(said)
@@ -288,7 +288,7 @@ def _played(said: Any) -> Came:
     return Came(run["id"], figures)
 
 
-def _linted(said: Any) -> Came:
+def _linted(plan: Rounds, said: Any) -> Came:
     sides = said["sides"].values()
     figures = {
         "targets": sum(side["targets"] for side in sides),
@@ -296,7 +296,18 @@ def _linted(said: Any) -> Came:
         "people": sum(side["people"] for side in sides),
         "warnings": [finding["what"] for finding in said["findings"]],
     }
-    return Came(None, figures)
+    lacking = [unit for kind, unit in _UNITS.items() if kind in plan.config.train.objectives and not figures[unit]]
+    if not lacking:
+        return Came(None, figures)
+    dropped = ", ".join(f"{number} {reason}" for reason, number in said["dropped"][lacking[0]].items())
+    return Came(
+        None, figures, f"there are no {lacking[0]} to train on: {dropped or 'nothing was judged'}\n{_MORE_DATA}"
+    )
+
+
+_UNITS: Mapping[Objective, str] = {"sft": "targets", "dpo": "pairs"}
+"""What each objective learns from."""
+_MORE_DATA = "Play more personas or turns, lower the judge's threshold or the margin, or leave that objective out."
 
 
 def _trained(said: Any) -> Came:

@@ -74,9 +74,16 @@ def _begun(step: StepRow, *, alive: bool, now: float) -> TimelineRow:
     if step.state == "running":
         standing = "running" if alive or step.at_work else "crashed"
         took_s += now - step.began_at if step.attempts == 1 else 0.0
-    said = step.reason.strip().splitlines()[-1] if step.reason and step.reason.strip() else ""
-    figure = figure_of(step) if step.state == "done" else one_line(said, _LONGEST_REASON)
+    figure = figure_of(step) if step.state == "done" else one_line(_gist(step.reason or ""), _LONGEST_REASON)
     return TimelineRow(step.round, step.kind, standing, took_s, figure, step.made)
+
+
+def _gist(reason: str) -> str:
+    """The line of a reason that says most: an error's first one, where a command's last lines hold one."""
+    lines = [line for line in reason.splitlines() if line.strip()]
+    return next(
+        (line.removeprefix("error: ") for line in lines if line.startswith("error: ")), lines[0] if lines else ""
+    )
 
 
 def figure_of(step: StepRow) -> str:

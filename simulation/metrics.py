@@ -167,7 +167,7 @@ def r_squared(curves: Array) -> Array:
 
 def normalised(curves: Array) -> Array:
     """N-AL(k) = (AL(k) - min) / (max - min) over the turns (arXiv 2505.15456). NaN for a flat curve."""
-    low, high = np.nanmin(curves, axis=-1, keepdims=True), np.nanmax(curves, axis=-1, keepdims=True)
+    low, high = np.fmin.reduce(curves, axis=-1, keepdims=True), np.fmax.reduce(curves, axis=-1, keepdims=True)
     span = high - low
     with np.errstate(divide="ignore", invalid="ignore"):
         scaled: Array = (curves - low) / np.where(span > _flat_below(curves), span, np.nan)

@@ -15,7 +15,6 @@ from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container, Vertical, VerticalScroll
-from textual.content import Content
 from textual.widgets import DataTable, Static
 
 from trees.store import Store
@@ -113,6 +112,8 @@ class EvaluationScreen(Mode):
         """The benchmark that is shown: the first time, the cursor goes to the model that a report would show."""
         self._wanted: str | None = None
         """The benchmark that is looked at."""
+        self._ranking: tuple[str | None, str, int | None] | None = None
+        """What cases are ranked by: under another ranking the cursor goes to the best one."""
         self._gap = False
         self._table = False
         self._next_read = 0.0
@@ -124,37 +125,37 @@ class EvaluationScreen(Mode):
                     "benchmarks",
                     Table(id="bench-table"),
                     id="benches",
-                    about="The benchmarks of this store, the latest first. What is compared in one of them shares people, "
-                    "turns, judge and seed.",
+                    about="The benchmarks of this store, the latest first. Models of one of them were measured on "
+                    "the same people by the same judge.",
                 )
                 yield Pane(
                     "models, enter shows what was said",
                     Table(id="model-table"),
                     id="models",
-                    about="The models under test: how far each is measured, its mean and its slope (IR, a turn) with 95 % "
-                    "intervals. = sets the one to compare with.",
+                    about="The models under test: how far each is measured, its mean and its slope (IR, a turn) with "
+                    "95 % intervals. = sets the one to compare with.",
                 )
                 yield Pane(
                     "compared",
                     VerticalScroll(Static(id="compared-told")),
                     id="compared",
-                    about="The model under the cursor against the one to compare with. A difference is called one only if "
-                    "p, corrected for all tests, and the interval both say so.",
+                    about="The model under the cursor against the one to compare with. A difference is called one "
+                    "only if p, corrected for all tests, and the interval both say so.",
                 )
             with Vertical(id="right"):
                 yield Pane(
                     "level by turn",
                     CurvePlot(id="level-plot", plain=self.main.plain),
                     id="levels",
-                    about="The mean score of the replies at each turn; - are the ends of the 95 % interval. < and > point "
-                    "at a turn, t shows the numbers, g the share of the gap from floor to ceiling.",
+                    about="The mean score of the replies at each turn; - are the ends of the 95 % interval. < and > "
+                    "point at a turn, t shows the numbers, g the share of the gap from floor to ceiling.",
                 )
                 yield Pane(
                     "conversations",
                     Table(id="case-table"),
                     id="cases",
-                    about="The best and the worst conversations of the two models, at the turn pointed at or over all of "
-                    "them. enter opens the tried model's in Trees.",
+                    about="The best and the worst conversations of the two models, at the turn pointed at or over "
+                    "all of them. enter opens the tried model's in Trees.",
                 )
                 yield Pane(
                     "side by side",
@@ -311,11 +312,13 @@ class EvaluationScreen(Mode):
             self.cases = tuple(cases)
             against = f"{tried.model} less {base.model}" if base is not None else tried.model
             self.pane("cases").name_it(safe(one_line(f"conversations, {against}, {self._where()}", 80)))
-            self._show_cases()
+            ranking = (self._wanted, against, turn)
+            self._show_cases(anew=ranking != self._ranking)
+            self._ranking = ranking
 
         self.ask("cases", read, self.pane("cases"))
 
-    def _show_cases(self) -> None:
+    def _show_cases(self, *, anew: bool) -> None:
         pane, table = self.pane("cases"), self.query_one("#case-table", Table)
         if not self.cases:
             pane.notice("empty", "no reply is scored by both models here yet")
@@ -323,6 +326,8 @@ class EvaluationScreen(Mode):
             return
         pane.clear()
         table.fill((str(case.case), _case(case)) for case in self.cases)
+        if anew:
+            table.move_cursor(row=0)
         self._read_talk()
 
     def _read_talk(self) -> None:

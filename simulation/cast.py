@@ -32,10 +32,11 @@ from simulation.config import (
     RoleConfig,
     RunConfig,
 )
+from simulation.situations import check_user_prompt
 from trees.errors import SetupError
 from trees.ids import digest_of
 
-PLAYED = ("turns", "user", "inducer", "responders", "judges", "judge", "branching")
+PLAYED = ("turns", "user", "inducer", "responders", "judges", "judge", "branching", "situations")
 """The sections of a configuration that are identity as they stand, but for the names of prompt files."""
 
 
@@ -122,7 +123,7 @@ def roles_of(config: RunConfig) -> dict[str, Role]:
 def load_prompts(config: RunConfig, folder: Path | None) -> dict[str, Prompt]:
     """The prompt of every role, from `prompts/` beside the configuration or the shipped ones. Raises SetupError."""
     kinds = {
-        "user": ("user", config.user.prompt),
+        "user": ("user", config.user.prompt or _user_prompt(config, folder)),
         "inducer": ("inducer", config.inducer.prompt),
         **{
             f"responder.{name}": ("told" if role.told else "responder", role.prompt)
@@ -135,7 +136,15 @@ def load_prompts(config: RunConfig, folder: Path | None) -> dict[str, Prompt]:
         },
         "deploy": ("deploy", config.deploy),
     }
-    return {role: load_prompt(kind, name, folder) for role, (kind, name) in kinds.items()}
+    loaded = {role: load_prompt(kind, name, folder) for role, (kind, name) in kinds.items()}
+    check_user_prompt(loaded["user"], config.situations)
+    return loaded
+
+
+def _user_prompt(config: RunConfig, folder: Path | None) -> str | None:
+    """The shipped prompt that tells of situations where there are any, unless a person's own stands beside."""
+    own = folder is not None and (folder / "user.md").is_file()
+    return "user_in_situation" if config.situations and not own else None
 
 
 def make_actors(cast: Cast, stage: Stage) -> dict[str, Acting]:
@@ -235,13 +244,15 @@ _ABLE = {
 }
 
 
-_ADDED_LATER = (
+_ADDED_LATER: tuple[tuple[str, Any], ...] = (
     ("told", False),
     ("sees_dialogue", True),
     ("scores_lone", False),
     ("of", ""),
     ("depth", 3),
     ("discount", 1.0),
+    ("repeat", 0),
+    ("situations", []),
 )
 """Keys at the value that runs had before the keys were there: left out, so that those runs stay what they are."""
 
@@ -253,7 +264,7 @@ def _without_prompt_files(played: dict[str, Any]) -> dict[str, Any]:
         return {key: v for key, v in role.items() if key != "prompt" and (key, v) not in _ADDED_LATER}
 
     return {
-        **played,
+        **bare(played),
         "user": bare(played["user"]),
         "inducer": bare(played["inducer"]),
         "responders": {name: bare(role) for name, role in played["responders"].items()},

@@ -14,12 +14,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from agents.models.config import ModelConfig
 from agents.models.protocol import Sampling
 from agents.models.settings import NumberOrAuto
 from agents.overrides import overlaid
+from simulation.situations import SituationConfig, named_situations
 from trees.errors import SetupError
 
 Preset = Literal["corrected", "paper", "paper-code"]
@@ -86,6 +87,7 @@ class ResponderConfig(RoleConfig):
     hint: bool = Field(False, description="Whether it is told what the user has revealed so far.")
     told: bool = Field(False, description="Whether it is told the whole persona: a ceiling, not for training data.")
     samples: int = Field(1, ge=1, le=16, description="Replies a turn; each becomes a sibling.")
+    repeat: int = Field(0, ge=0, description="Another number is another draw of everything: to measure a model twice.")
 
 
 class JudgeConfig(RoleConfig):
@@ -163,6 +165,10 @@ class RunConfig(Section):
         description="The models by name; each is loaded once, however many roles use it."
     )
     personas: PersonasConfig = Field(PersonasConfig(), description="Who is played.")
+    situations: tuple[SituationConfig, ...] = Field(
+        (),
+        description="What brings people to talk: names of shipped situations, or tables; one is drawn for each tree.",
+    )
     user: UserConfig = Field(UserConfig(), description="The persona user.")
     inducer: InducerConfig = Field(InducerConfig(), description="Reads what the user has revealed.")
     responders: dict[str, ResponderConfig] = Field(min_length=1, description="Who answers, by name.")
@@ -171,6 +177,11 @@ class RunConfig(Section):
     branching: BranchingConfig = Field(BranchingConfig(), description="Which replies go on.")
     deploy: str = Field("deploy", description="Prompt file of the system message for trained models.")
     limits: LimitsConfig = Field(LimitsConfig(), description="How much at once and in all.")
+
+    @field_validator("situations", mode="before")
+    @classmethod
+    def _read_situations(cls, given: Any) -> Any:
+        return named_situations(given)
 
     @model_validator(mode="after")
     def _names_exist(self) -> RunConfig:

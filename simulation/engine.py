@@ -209,7 +209,8 @@ class Engine:
         row = self._store.tree_row(tree_id)
         if row.profile_id is None or row.personality_id is None:
             raise SetupError(f"tree {tree_id[:8]} has no persona: nobody can speak in it")
-        return person_of(self._store.profile(row.profile_id), self._store.personality(row.personality_id))
+        profile, personality = self._store.profile(row.profile_id), self._store.personality(row.personality_id)
+        return person_of(profile, personality, row.situation)
 
     # Heartbeat and commands
 

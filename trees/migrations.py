@@ -594,3 +594,11 @@ def m011_rounds(db: Database) -> None:
         PRIMARY KEY (rounds_id, round, place)
     ) WITHOUT ROWID;
     """)
+
+
+@migrations()
+def m012_situations(db: Database) -> None:
+    """What brought each tree's person to talk."""
+    db.executescript("""
+    ALTER TABLE trees ADD COLUMN situation TEXT; -- JSON: name, steps, turn of the change; NULL if none
+    """)

@@ -16,4 +16,5 @@ MIGRATIONS = (
     "m009_trainings",
     "m010_benchmarks",
     "m011_rounds",
+    "m012_situations",
 )

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from simulation.engine import Engine
     from trees.store import Store
     from trees.values import RunState
+    from tui.progress import Below
 
 POLL_S = 0.1
 """How often the answer to a command is looked for, in seconds."""
@@ -62,6 +63,8 @@ class Launch:
     retry_failed: bool = False
     quiet: bool = False
     """Whether no progress is shown."""
+    below: Below | None = None
+    """What is shown below the progress."""
 
 
 @dataclass
@@ -82,7 +85,7 @@ async def play(launch: Launch) -> Ending:
         engine = await _open(launch)
         signals.stop = lambda: engine.stop("interrupted")
         try:
-            async with shown(launch.path, engine.run_row, quiet=launch.quiet):
+            async with shown(launch.path, engine.run_row, quiet=launch.quiet, below=launch.below):
                 state = await engine.run(retry_failed=launch.retry_failed)
         finally:
             await _close(engine)

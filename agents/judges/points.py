@@ -66,7 +66,7 @@ class PointsJudge:
         history = seen(request.history, dialogue=dialogue)
 
         def messages(prompt: Prompt, window: Window) -> tuple[Message, ...]:
-            return points_messages(prompt, request.person, history, candidate.text, window)
+            return points_messages(prompt, request.person, history, candidate.text, window, request.place.turn)
 
         node, noted = candidate.node_id, {"dialogue": dialogue}
         question = Question(node[:12], (node,), messages, choices=FIGURES, noted=noted, attempt=attempt)
@@ -74,10 +74,20 @@ class PointsJudge:
 
 
 def points_messages(
-    prompt: Prompt, person: Person | None, history: Sequence[Line], reply: str, window: Window = WHOLE
+    prompt: Prompt,
+    person: Person | None,
+    history: Sequence[Line],
+    reply: str,
+    window: Window = WHOLE,
+    turn: int = 1,
 ) -> tuple[Message, ...]:
-    """The prompt that asks for the points of a reply; `history` is what `seen` leaves of the transcript."""
-    return observer_view(observer_head(prompt, person), window.apply(history), prompt.render("tail", reply=reply))
+    """The prompt that asks for the points of a reply; `history` is what `seen` leaves of the transcript.
+
+    What suits the person at this turn, beyond their personality, stands in the tail, since it may change.
+    """
+    wants = person.situation.at(turn).wants if person is not None and person.situation is not None else ""
+    tail = prompt.render("tail", reply=reply, wants=wants)
+    return observer_view(observer_head(prompt, person), window.apply(history), tail)
 
 
 def seen(history: Sequence[Line], *, dialogue: bool) -> Sequence[Line]:

@@ -167,7 +167,7 @@ def r_squared(curves: Array) -> Array:
 
 def normalised(curves: Array) -> Array:
     """N-AL(k) = (AL(k) - min) / (max - min) over the turns (arXiv 2505.15456). NaN for a flat curve."""
-    low, high = np.nanmin(curves, axis=-1, keepdims=True), np.nanmax(curves, axis=-1, keepdims=True)
+    low, high = np.fmin.reduce(curves, axis=-1, keepdims=True), np.fmax.reduce(curves, axis=-1, keepdims=True)
     span = high - low
     with np.errstate(divide="ignore", invalid="ignore"):
         scaled: Array = (curves - low) / np.where(span > _flat_below(curves), span, np.nan)
@@ -255,7 +255,7 @@ def summarise(table: Table, *, draws: int = DRAWS) -> Summary:
     return Summary(
         cases=len(table.scores),
         n=tuple(int(count) for count in scored.sum(axis=0)),
-        levels=tuple(estimate(table, _level_at(k), draws=draws) for k in range(turns)),
+        levels=tuple(estimate(_at(table, k), mean_level, draws=draws) for k in range(turns)),
         mean=estimate(table, mean_level, draws=draws),
         ir=estimate(table, slope, draws=draws),
         r2=_within(estimate(table, r_squared, draws=draws), 0.0, 1.0),
@@ -318,7 +318,7 @@ def compare(a: Table, b: Table, *, draws: int = DRAWS, seed: int = SEED) -> Comp
 def levels_differ(a: Table, b: Table, *, draws: int = DRAWS) -> list[bool]:
     """By turn, whether the interval of AL of A less AL of B, over the cases of both, excludes 0."""
     differences = Table(a.scores - b.scores, a.profiles, a.personalities)
-    return [estimate(differences, _level_at(k), draws=draws).excludes_zero() for k in range(a.scores.shape[1])]
+    return [estimate(_at(differences, k), mean_level, draws=draws).excludes_zero() for k in range(a.scores.shape[1])]
 
 
 def sign_flip_p(differences: Array, *, flips: int = FLIPS, seed: int = SEED) -> float | None:
@@ -444,7 +444,7 @@ def _weighted_levels(weights: Array, scores: Array) -> Array:
     """AL(k) under case weights (draws, cases): (draws, turns)."""
     known = np.isfinite(scores)
     total = weights @ np.where(known, scores, 0.0)
-    count = weights @ known.astype(np.float64)
+    count = weights.sum(axis=1, keepdims=True) if known.all() else weights @ known.astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
         levels: Array = total / np.where(count > 0, count, np.nan)
     return levels
@@ -470,11 +470,17 @@ def _variance(
     several = len(set(clusters))
     if several < 2:
         return 0.0, several
-    found = statistic(_weighted_levels(_weights(clusters, draws, seed), scores))
+    found = statistic(_drawn_levels(scores.tobytes(), scores.shape, clusters, draws, seed))
     known = found[np.isfinite(found)]
     if len(known) < (1 - LARGEST_UNDEFINED) * len(found):
         return math.nan, several
     return float(known.var() * several / (several - 1)), several
+
+
+@lru_cache(maxsize=8)
+def _drawn_levels(scores: bytes, shape: tuple[int, ...], clusters: tuple[int, ...], draws: int, seed: int) -> Array:
+    """The curve of each draw: the same for every figure of one table."""
+    return _weighted_levels(_weights(clusters, draws, seed), np.frombuffer(scores).reshape(shape))
 
 
 @lru_cache(maxsize=16)
@@ -497,8 +503,9 @@ def _freedom(variance: float, parts: Sequence[tuple[float, int]]) -> float:
     return variance**2 / spread if spread > 0 else math.inf if variance > 0 else 1.0
 
 
-def _level_at(k: int) -> Statistic:
-    return lambda curves: curves[..., k]
+def _at(table: Table, k: int) -> Table:
+    """One turn alone: its level needs no other turn, and a bootstrap of one column costs a fraction of all."""
+    return Table(table.scores[:, k : k + 1], table.profiles, table.personalities)
 
 
 def _row_statistic(scores: Array, statistic: Statistic) -> Array:

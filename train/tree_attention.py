@@ -15,12 +15,13 @@ a mask or a copy of keys as large as the square of the sequence.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
 import torch
-from transformers import AttentionInterface
+from transformers import AttentionInterface, PreTrainedConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from train.family_attention import Family, FamilyAttention, families_of, fits
@@ -99,8 +100,15 @@ def uses_flex(device: torch.device | str) -> bool:
 
 
 def prepare(model: Any) -> None:
-    """Let a model's layers attend through here. `obstacle` says beforehand whether that can be right."""
+    """Let a model's layers attend through here. `obstacle` says beforehand whether that can be right.
+
+    The model gets configurations of its own: what is set for it must not be set for another made of the same.
+    """
     AttentionInterface.register(NAME, tree_attention_forward)
+    copies: dict[int, Any] = {}
+    for module in model.modules():
+        if isinstance(config := vars(module).get("config"), PreTrainedConfig):
+            module.config = deepcopy(config, copies)
     model.set_attn_implementation(NAME)
 
 

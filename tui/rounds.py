@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
-from trees.errors import EspalierError
+from trees.errors import EspalierError, SetupError
 from trees.jobs import HEARTBEAT_S, Lock, answer, commands, heartbeat, release, take_lock
 from trees.rounds import begin_step, end_step, set_rounds_state, set_step_made, set_step_process, steps
 from trees.trainings import points
@@ -214,9 +214,9 @@ def _came(store: Store, plan: Rounds, step: Step, said: Said) -> tuple[Came | No
     except EspalierError as error:
         return None, last if said.code else str(error)
     if came.wrong is not None:
-        return came, f"{came.wrong}\n{last}" if said.code else came.wrong
-    # Trees that failed are rows and make a command end with 1; nothing left to train on does so too.
-    return came, last if step.kind == "lint" and said.code else None
+        return came, "\n".join([came.wrong, *said.last])
+    # A command may end with 1 and be done all the same: of trees that failed the store has the cause.
+    return came, None
 
 
 def _wait_for_the_last(store: Store, plan: Rounds, watch: Watch) -> None:
@@ -242,6 +242,22 @@ def _pass_on(pid: int, watch: Watch, sent: int) -> int:
         with suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGINT)
     return watch.asked_to_stop
+
+
+def facts_of(words: Sequence[str], store: Path) -> Any:
+    """What a command prints, as JSON. Raises SetupError with its last lines."""
+    done = subprocess.run(
+        child_command(words, store),
+        check=False,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        env=child_environment(),
+    )
+    if done.returncode != 0:
+        last = "\n".join(done.stderr.strip().splitlines()[-LAST_LINES:]).removeprefix("error: ")
+        raise SetupError(last or f"it ended with {done.returncode}", hint=f"That said: {shown_words(words)}")
+    return json.loads(done.stdout)
 
 
 class Processes:

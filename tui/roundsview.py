@@ -51,11 +51,10 @@ class TimelineRow:
 
 def timeline(row: RoundsRow, done: Sequence[StepRow], *, alive: bool, now: float) -> list[TimelineRow]:
     """The steps of rounds, those to come included. `alive`: whether a process is at work on the rounds."""
-    objectives = row.configuration["train"]["objectives"]
     begun = {(step.round, step.place): step for step in done}
     lines = []
     for round_ in range(_last_round(row, done) + 1):
-        kinds = ["benchmark"] if round_ == 0 else ["simulate", "lint", *objectives, "benchmark"]
+        kinds = ["benchmark"] if round_ == 0 else row.configuration["steps"]
         for place, kind in enumerate(kinds):
             step = begun.get((round_, place))
             lines.append(TimelineRow(round_, kind, "to come", None, NO_FIGURE, None) if step is None else
@@ -74,9 +73,16 @@ def _begun(step: StepRow, *, alive: bool, now: float) -> TimelineRow:
     if step.state == "running":
         standing = "running" if alive or step.at_work else "crashed"
         took_s += now - step.began_at if step.attempts == 1 else 0.0
-    said = step.reason.strip().splitlines()[-1] if step.reason and step.reason.strip() else ""
-    figure = figure_of(step) if step.state == "done" else one_line(said, _LONGEST_REASON)
+    figure = figure_of(step) if step.state == "done" else one_line(_gist(step.reason or ""), _LONGEST_REASON)
     return TimelineRow(step.round, step.kind, standing, took_s, figure, step.made)
+
+
+def _gist(reason: str) -> str:
+    """The line of a reason that says most: an error's first one, where a command's last lines hold one."""
+    lines = [line for line in reason.splitlines() if line.strip()]
+    return next(
+        (line.removeprefix("error: ") for line in lines if line.startswith("error: ")), lines[0] if lines else ""
+    )
 
 
 def figure_of(step: StepRow) -> str:
@@ -85,6 +91,8 @@ def figure_of(step: StepRow) -> str:
     if step.kind == "simulate":
         failed = f", {figures['failed']} failed" if figures["failed"] else ""
         return f"{figures['trees']} trees, {figures['messages']} messages{failed}"
+    if step.kind == "judge":
+        return f"{figures['turns']} turns, of which {figures['compared']} have replies to compare"
     if step.kind == "lint":
         warnings = f", {len(figures['warnings'])} warnings" if figures["warnings"] else ""
         return f"{figures['targets']} targets, {figures['pairs']} pairs of {figures['people']} people{warnings}"

@@ -34,10 +34,11 @@ model = "s"
 model = "s"
 [responders.plain]
 model = "s"
+sampling = { max_tokens = 12 }
 [responders.warm]
 model = "s"
 hint = true
-sampling = { max_tokens = 16 }
+sampling = { max_tokens = 12 }
 [judges.points]
 kind = "points"
 model = "s"

@@ -19,7 +19,7 @@ from train import tree_attention
 from train.packing import PackedSequence, pack
 from train.reply_logps import reply_sums, row_of, separate_token_logps, token_logps
 from train.token_tree import TokenTree
-from train.tree_attention import obstacle, padded_length, prepare, uses_flex
+from train.tree_attention import NAME, obstacle, padded_length, prepare, uses_flex
 
 TIGHT = 1e-5
 
@@ -181,3 +181,12 @@ def test_compiled_attention_on_a_gpu_agrees() -> None:
     prepare(model)
     row = row_of(sequence, "cuda")
     assert off(reply_sums(token_logps(model, row), row.lengths), flat) < 1e-3
+
+
+def test_another_model_made_of_the_same_configuration_keeps_its_own_attention() -> None:
+    model = tiny_model("llama")
+    other = type(model)(model.config)
+    prepare(model)
+    assert model.model.layers[0].self_attn.config._attn_implementation == NAME
+    assert other.config._attn_implementation != NAME
+    assert other.model.layers[0].self_attn.config is other.config

@@ -24,6 +24,7 @@ from simulation.rounds_config import load_rounds, samples
 from tests.support.command_line import Espalier, as_json, spawn
 from tests.support.rounds_folder import rounds_folder
 from tests.support.tiny_base import tiny_base
+from trees.jobs import ask
 from trees.rounds import StepRow, all_rounds, steps
 from trees.store import Store
 from trees.verify import verify
@@ -36,6 +37,10 @@ STEPS = [(0, "benchmark"), *((r, kind) for r in (1, 2) for kind in ("simulate", 
 
 class Killed(BaseException):
     """Stands for what ends a process."""
+
+
+def facts_here(words: Sequence[str], store: Path) -> Any:
+    return json.loads(CliRunner().invoke(main, [*words, "--store", str(store)], catch_exceptions=False).stdout)
 
 
 class InProcess:
@@ -68,6 +73,7 @@ def _in_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     monkeypatch.setattr("tui.rounds.Processes", InProcess)
+    monkeypatch.setattr("tui.rounds.facts_of", facts_here)
     monkeypatch.setattr(InProcess, "break_off", None)
     yield
     torch.set_num_threads(before)
@@ -149,11 +155,11 @@ def test_the_same_command_again_shows_them_and_asks_nothing(unbroken: Path, monk
     assert "finished" in CliRunner().invoke(main, ["rounds", "list"]).stdout
 
 
-def test_broken_off_around_every_step_it_goes_on_there_with_an_equal_result(
+def test_broken_off_at_every_step_it_goes_on_there_with_an_equal_result(
     made_base: Path, unbroken: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rounds_folder(folder, made_base)
-    ends = {(round_, kind, when) for round_, kind in STEPS for when in ("before", "after")}
+    ends = {(round_, kind, "after") for round_, kind in STEPS if round_ < 2} | {(2, "simulate", "before")}
 
     def once(round_: int, kind: str, when: str) -> bool:
         if (round_, kind, when) not in ends:
@@ -225,7 +231,8 @@ def test_a_step_that_fails_keeps_its_last_lines_and_is_tried_again(
     training = folder / "training.toml"
     training.write_text(training.read_text() + "[data]\nmin_margin = 99\n", encoding="utf-8")
     failed = espalier("rounds", "rounds.toml", exit_code=1)
-    assert "round 1, lint failed" in failed.stdout
+    assert "round 1, lint failed:\nthere are no pairs to train on:" in failed.stdout
+    assert "below_margin" in failed.stdout
     assert f"go on: espalier rounds {file}" in failed.stdout
     facts = as_json(espalier("rounds", "show", "--json"))
     assert facts["state"] == "failed"
@@ -236,6 +243,31 @@ def test_a_step_that_fails_keeps_its_last_lines_and_is_tried_again(
         CliRunner().invoke(main, ["rounds", "rounds.toml", "--json"], catch_exceptions=False)
     assert len(as_json(espalier("rounds", "list", "--json"))) == 2, "another margin is other rounds"
     assert as_json(espalier("rounds", "show", "--json"))["steps"][1]["made"] == facts["steps"][1]["made"]
+
+
+@pytest.mark.parametrize("how", ["Ctrl-C", "a row of another process"])
+def test_stopped_in_a_step_it_says_how_to_go_on(
+    how: str, made_base: Path, espalier: Espalier, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds_folder(folder, made_base)
+
+    def stopped(self: InProcess, words: Sequence[str], watch: Watch) -> Said:
+        if how == "Ctrl-C":
+            os.kill(os.getpid(), signal.SIGINT)
+        else:
+            with Store.open(folder / "espalier.db") as store:
+                ask(store, all_rounds(store)[0].id, "stop", {})
+        watch.look()
+        assert watch.asked_to_stop == 1
+        return Said(130, "", ("interrupted",))
+
+    monkeypatch.setattr(InProcess, "__call__", stopped)
+    told = espalier("rounds", "rounds.toml", exit_code=130)
+    assert "stopped in round 0, benchmark; what it had done is kept" in told.stdout
+    assert "go on: espalier rounds" in told.stdout
+    facts = as_json(espalier("rounds", "show", "two", "--json"))
+    assert [line["standing"] for line in facts["timeline"][:2]] == ["stopped", "to come"]
+    assert "nobody can stop it" in espalier("rounds", "stop", exit_code=3).output
 
 
 def test_a_dry_run_asks_no_model_and_keeps_nothing(made_base: Path, espalier: Espalier, folder: Path) -> None:
@@ -294,6 +326,23 @@ def test_what_may_change_keeps_the_rounds_and_what_is_frozen_does_not(made_base:
     run = folder / "run.toml"
     run.write_text(run.read_text().replace("count = 3", "count = 4"))
     assert load_rounds(file).id != first
+
+
+def test_by_a_judge_that_looks_ahead_there_is_a_step_more(
+    made_base: Path, espalier: Espalier, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds_folder(folder, made_base, objectives='["dpo"]')
+    training, run = folder / "training.toml", folder / "run.toml"
+    training.write_text(training.read_text() + '[data]\njudge = "lookahead"\n', encoding="utf-8")
+    assert "branching policy" in espalier("rounds", "rounds.toml", exit_code=1).stdout
+    run.write_text(run.read_text() + '[branching]\npolicy = "all"\n', encoding="utf-8")
+    monkeypatch.setattr(InProcess, "break_off", lambda round_, kind, when: kind == "dpo")
+    with pytest.raises(Killed):
+        CliRunner().invoke(main, ["rounds", "rounds.toml", "--json"], catch_exceptions=False)
+    begun = as_json(espalier("rounds", "show", "--json"))["steps"]
+    assert [step["kind"] for step in begun] == ["benchmark", "simulate", "judge", "lint", "dpo"]
+    assert begun[2]["figures"]["compared"] == 3
+    assert 0 < begun[3]["figures"]["pairs"] <= 3, "of the first turns: nothing grew under the second ones"
 
 
 def done(round_: int, kind: Any, **figures: Any) -> StepRow:

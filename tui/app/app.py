@@ -94,6 +94,12 @@ def _train() -> Screen[None]:
     return TrainScreen()
 
 
+def _evaluation() -> Screen[None]:
+    from tui.app.screens.evaluation import EvaluationScreen
+
+    return EvaluationScreen()
+
+
 SCREENS: dict[str, Callable[[], Screen[None]]] = {
     "home": _home,
     "setup": _setup,
@@ -101,6 +107,7 @@ SCREENS: dict[str, Callable[[], Screen[None]]] = {
     "trees": _trees,
     "prompts": _prompts,
     "train": _train,
+    "evaluation": _evaluation,
 }
 
 
@@ -142,6 +149,8 @@ class EspalierApp(App[None]):
         """As they stood at the last beat."""
         self.run_id: str | None = None
         """The run that screens are about."""
+        self.tree_id: str | None = None
+        """The tree that Trees is to show when it is gone to."""
         self.at_work: dict[int, str] = {}
         """What children of the command line are doing, in words."""
         self._children = 0
@@ -422,6 +431,11 @@ class EspalierApp(App[None]):
         wanted = "monitor" if line is not None and line.live else "trees"
         if wanted in self.MODES:
             self.switch_mode(wanted)
+
+    def look_at_tree(self, run_id: str, tree_id: str) -> None:
+        """Go to one tree of a run."""
+        self.run_id, self.tree_id = run_id, tree_id
+        self.switch_mode("trees")
 
 
 def _doing(app: EspalierApp, action: str, node: Any) -> Callable[[], Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -167,7 +166,8 @@ def _detach(plan: Rounds, store_path: Path, *, as_json: bool) -> None:
 
     # Rows first: the background process is known to be at work by what it writes there.
     _keep(plan, store_path)
-    pid = start_in_background(store_path, plan.id, ["rounds", "run", str(plan.file.resolve())])
+    # --json: what steps say goes into the log by itself, and passing it on to there would have it said for ever.
+    pid = start_in_background(store_path, plan.id, ["rounds", "run", str(plan.file.resolve()), "--json"])
     log = log_path(store_path, plan.id)
     if as_json:
         say_json({"rounds": plan.id, "pid": pid, "log": str(log)})
@@ -193,8 +193,9 @@ def _keep(plan: Rounds, store_path: Path) -> None:
 def _dry_run(plan: Rounds, store_path: Path, *, as_json: bool) -> None:
     """What each kind of step would take. Each is asked as the command that will do it, with --dry-run."""
     from simulation.rounds import dry_words, kinds_of
+    from tui.rounds import facts_of
 
-    asked = {name: _asked(words, store_path) for name, words in dry_words(plan).items()}
+    asked = {name: facts_of(words, store_path) for name, words in dry_words(plan).items()}
     document = {
         "rounds": plan.id,
         "name": plan.config.name,
@@ -208,27 +209,6 @@ def _dry_run(plan: Rounds, store_path: Path, *, as_json: bool) -> None:
         say_json(document)
     else:
         _say_dry_run(plan, document)
-
-
-def _asked(words: tuple[str, ...], store_path: Path) -> Any:
-    """What a command says of itself. Raises SetupError with its last lines."""
-    import subprocess
-
-    from tui.launch import child_command, child_environment
-    from tui.rounds import LAST_LINES, shown_words
-
-    done = subprocess.run(
-        child_command(words, store_path),
-        check=False,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        env=child_environment(),
-    )
-    if done.returncode != 0:
-        last = "\n".join(done.stderr.strip().splitlines()[-LAST_LINES:]).removeprefix("error: ")
-        raise SetupError(last or f"it ended with {done.returncode}", hint=f"That said: {shown_words(words)}")
-    return json.loads(done.stdout)
 
 
 def _say_dry_run(plan: Rounds, document: dict[str, Any]) -> None:
@@ -253,11 +233,15 @@ def _say_dry_run(plan: Rounds, document: dict[str, Any]) -> None:
         say(f"note: trained is {base!r}, played is {plan.learner!r}: the same weights, or adapter_base says so")
     if plan.config.rounds > 2:
         say(f"\nRounds 3 to {plan.config.rounds} are as round 2.")
-    stop = "Rounds go on to the last." if plan.config.patience == 0 else _STOP.format(plan.config.patience)
-    say(f"\n{stop} Each step is a process of its own. No model was asked for text.")
+    say(f"\n{_stopping(plan.config.patience)}")
+    say("Each step is a process of its own. No model was asked for text.")
 
 
-_STOP = "Rounds stop early after {} in a row whose adapter is not above the best so far, beyond the interval."
+def _stopping(patience: int) -> str:
+    if patience == 0:
+        return "They go on to the last round, whatever is measured."
+    rounds = "a round whose adapter is" if patience == 1 else f"{patience} rounds in a row whose adapters are"
+    return f"They stop early after {rounds} not above the best so far, beyond the interval."
 
 
 def _round_rows(
@@ -272,6 +256,7 @@ def _round_rows(
     return [
         (round_, "simulate", f"{len(played['personas'])} trees, {replies} replies a turn", _range(whole["calls"]),
          _range(whole["tokens_out"])),
+        *((round_, "judge", f"by {plan.judge!r}", "", "") for kind in plan.steps if kind == "judge"),
         (round_, "lint", "", "", ""),
         *((round_, kind, most + kept, "", "") for kind in plan.config.train.objectives),
         (round_, "benchmark", f"what was learnt, beside {plan.baseline!r}", _range(measured["calls"]),

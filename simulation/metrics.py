@@ -105,7 +105,8 @@ class Recovery:
 
     @property
     def fell(self) -> bool:
-        return self.fall.high is not None and self.fall.high < 0
+        """By more than chance, and by more than rounding."""
+        return self.fall.high is not None and self.fall.high < -_FLAT
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simulation.metrics import (
@@ -209,6 +209,7 @@ def test_recovery_is_counted_from_the_change() -> None:
     assert recovery_time([4, 4, None, 4], 3, 3.9) == 1
 
 
+@settings(max_examples=40)
 @given(st.integers(2, TURNS), st.integers(1, TURNS), st.floats(0.5, 2), st.integers(0, 1000))
 def test_a_planted_change_is_found_at_its_turn_and_its_recovery_too(
     change: int, recovers: int, depth: float, seed: int
@@ -220,8 +221,8 @@ def test_a_planted_change_is_found_at_its_turn_and_its_recovery_too(
     assert found.fell
     assert found.fall.value == pytest.approx(-depth)
     assert found.turns == (recovers if back <= TURNS else None)
-    for other in {*range(2, TURNS + 1)} - {*range(change, TURNS + 1)}:
-        assert not recovery(crossed(scores), other, draws=50).fell
+    if change > 2:
+        assert not recovery(crossed(scores), change - 1, draws=50).fell
 
 
 @given(st.integers(2, TURNS), st.floats(-1, 0.5))

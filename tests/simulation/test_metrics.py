@@ -37,7 +37,7 @@ STRAIGHT = np.linspace(2.0, 3.8, TURNS)
 STEP = np.repeat([2.0, 3.0], TURNS // 2)
 PROFILES = tuple(f"p{i}" for i in range(20) for _ in range(5))
 PERSONALITIES = tuple(f"q{j}" for _ in range(20) for j in range(5))
-CURVES = st.lists(st.floats(1, 5), min_size=2, max_size=20).filter(lambda c: max(c) - min(c) > 0.01)
+CURVES = st.lists(st.floats(1, 5), min_size=3, max_size=20).filter(lambda c: max(c) - min(c) > 0.01)
 
 
 def crossed(scores: Array) -> Table:
@@ -69,6 +69,12 @@ def test_one_turn_has_a_mean_and_no_slope() -> None:
     summary = summarise(crossed(np.full((100, 1), 3.0)), draws=50)
     assert summary.mean.value == pytest.approx(3.0)
     assert (summary.ir.value, summary.r2.value, summary.n_ir.value) == (None, None, None)
+
+
+def test_two_turns_have_a_slope_and_nothing_that_says_how_straight_it_is() -> None:
+    summary = summarise(crossed(np.tile([2.0, 3.0], (100, 1))), draws=50)
+    assert summary.ir.value == pytest.approx(1.0)
+    assert (summary.r2.value, summary.n_ir.value) == (None, None)
 
 
 def test_a_missing_turn_is_left_out_and_never_filled_in() -> None:

@@ -18,7 +18,7 @@ from agents.models.model_folder import AdapterFolder, read_adapter
 from agents.models.protocol import ModelFailure
 from train.adapters import Lineage, LineageStep, fresh_lineage, read_lineage
 from train.config import Machine, TrainingConfig
-from train.data import DataSet, OwnFile, Selection, select
+from train.data import DataSet, OwnFile, Selection, select, stored_selection
 from train.templates import TemplateReader
 from train.token_tree import TokenTree
 from train.tokenise import tokenise, within
@@ -87,7 +87,8 @@ def plan_training(
         )
     resolved = _resolved(config, before.base, None if start is None else start.digest, flat)
     own_id = training_id(resolved, data.digest)
-    step = LineageStep(own_id, config.objective, data.digest, digest_of("training configuration", resolved), everything)
+    runs = tuple(dict.fromkeys((*everything, *selection.earlier)))
+    step = LineageStep(own_id, config.objective, data.digest, digest_of("training configuration", resolved), runs)
     lineage = before.with_training(step, data.people, known=data.lineage == "store")
     return Plan(own_id, _name(store, config, data), config, data, lineage, start, flat)
 
@@ -116,7 +117,7 @@ def begin(store: Store, plan: Plan) -> TrainingRow:
 def plan_of(store: Store, row: TrainingRow, machine: Machine | None = None) -> Plan:
     """The plan of a stored training. Blocks. Raises SetupError if store or base are no longer what it began with."""
     config = config_of(row, machine)
-    selection, files = _selection(row)
+    selection, files = stored_selection(row.selection)
     plan = plan_training(store, config, selection, files, flat="flat" in row.configuration)
     if plan.id != row.id:
         changed = "its data" if plan.data.digest != row.data_digest else "its base or the adapter it starts from"
@@ -223,10 +224,3 @@ def _selection_json(data: DataSet) -> dict[str, Any]:
     chosen = asdict(data.selection)
     kept = {key: value for key, value in chosen.items() if key not in ("evaluation", "seed")}
     return {**kept, "files": [[str(file.path.resolve()), file.share] for file in data.files]}
-
-
-def _selection(row: TrainingRow) -> tuple[Selection, tuple[OwnFile, ...]]:
-    kept = dict(row.selection)
-    files = tuple(OwnFile(Path(path), share) for path, share in kept.pop("files"))
-    listed = {key: tuple(value) for key, value in kept.items() if isinstance(value, list)}
-    return Selection(**{**kept, **listed}), files

@@ -40,13 +40,16 @@ class Rate:
 
 def wilson(count: int, of: int, z: float = 1.959964) -> tuple[float, float]:
     """Wilson's score interval for a share (JASA 22, 1927, p. 209); of nothing, it is (0, 1)."""
-    if of == 0:
-        return 0.0, 1.0
-    share, weight = count / of, z * z / of
+    return wilson_of_share(count / of, of, z) if of else (0.0, 1.0)
+
+
+def wilson_of_share(share: float, of: float, z: float = 1.959964) -> tuple[float, float]:
+    """The same for a share of so many independent things, where what was counted hangs together."""
+    weight = z * z / of
     middle = (share + weight / 2) / (1 + weight)
     half = z * math.sqrt(share * (1 - share) / of + weight / (4 * of)) / (1 + weight)
     # At 0 and 1 the bound is exact; floating point would miss it by a hair.
-    return 0.0 if count == 0 else middle - half, 1.0 if count == of else middle + half
+    return 0.0 if share == 0 else middle - half, 1.0 if share == 1 else middle + half
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,20 @@ class JudgeStatistics:
     """Verdicts that the next judgement of the same turn changed."""
     hinted: Rate
     """Wins of the reply that was given the hint, of all decided comparisons with one that was not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How far two judges say the same of the same siblings."""
+
+    pairs: int
+    """Two siblings of which both judges said something; an abstention says nothing."""
+    turns: int
+    agreed: int
+    """Of the pairs."""
+    kappa: float | None
+    """Cohen's kappa: agreement beyond what each judge's own habits would give; None where it is not defined."""
+    interval: tuple[float, float] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,6 +351,43 @@ def _first_shown(positions: Iterable[tuple[int, int]]) -> tuple[Rate, float | No
     seen = list(positions)
     rate = Rate(sum(position == 0 for position, _ in seen), len(seen))
     return rate, sum(1 / shown for _, shown in seen) / len(seen) if seen else None
+
+
+def agreement(store: Store, run_id: str, judge_id: str, other_id: str) -> Agreement:
+    """How far two judges agree over the siblings of a run that both compared, by the verdicts that count now."""
+    sql = f"""
+    SELECT judge_id, turn_id, first_id, second_id, outcome FROM current_verdicts
+    WHERE judge_id IN (?, ?) AND outcome <> 'abstain' AND turn_id {_OF_RUN}
+    """
+    said: dict[str, dict[tuple[str, ...], str]] = {judge_id: {}, other_id: {}}
+    for judge, turn, first, second, outcome in store.rows(sql, (judge_id, other_id, run_id)):
+        place = (turn, *sorted((first, second)))
+        # Siblings stand in the order of their ids, which are digests: no side is the better one by its place.
+        side = "first" if first == place[1] else "second"
+        said[judge][place] = side if outcome == "win" else "neither"
+    both = sorted(said[judge_id].keys() & said[other_id].keys())
+    pairs = [(said[judge_id][place], said[other_id][place]) for place in both]
+    return cohens_kappa(pairs, len({turn for turn, *_ in both}))
+
+
+def cohens_kappa(said: Sequence[tuple[str, str]], turns: int) -> Agreement:
+    """Agreement of two judges that each put the same things into one of some classes, with a 95 % interval.
+
+    kappa = (p_o - p_e) / (1 - p_e), where p_o is the share they agree on and p_e what their own frequencies of the
+    classes would give by chance (Cohen 1960, Educational and Psychological Measurement 20, p. 40). The interval takes
+    p_e as given, as his standard error does, and Wilson's interval for p_o, which holds for few turns and for full
+    agreement too. What is said within a turn hangs together, so p_o counts as a share of `turns`, not of pairs.
+    """
+    agreed = sum(a == b for a, b in said)
+    if not said:
+        return Agreement(0, 0, 0, None, None)
+    number = len(said)
+    by_first, by_second = Counter(a for a, _ in said), Counter(b for _, b in said)
+    chance = sum(by_first[each] * by_second[each] for each in by_first) / number**2
+    if chance == 1:
+        return Agreement(number, turns, agreed, None, None)
+    low, high = ((share - chance) / (1 - chance) for share in wilson_of_share(agreed / number, turns))
+    return Agreement(number, turns, agreed, (agreed / number - chance) / (1 - chance), (max(low, -1.0), high))
 
 
 def _flips(store: Store, run_id: str, judge_id: str) -> Rate:

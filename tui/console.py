@@ -48,9 +48,9 @@ def say_json(value: Any) -> None:
     print(json.dumps(value, sort_keys=True, ensure_ascii=True, indent=1, default=str))
 
 
-def say_lines(lines: Iterable[Line]) -> None:
+def say_lines(lines: Iterable[Line], *, stderr: bool = False) -> None:
     """Drawn lines, as they are: they were wrapped when they were drawn."""
-    out = console()
+    out = console(stderr=stderr)
     for line in lines:
         out.print(styled(line), soft_wrap=True)
 

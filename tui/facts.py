@@ -12,8 +12,10 @@ from typing import Any, get_args
 
 from trees.jobs import Lock, lock_of
 from trees.statistics import (
+    Agreement,
     JudgeStatistics,
     Rate,
+    agreement,
     drift_statistics,
     failures_by_cause,
     judge_statistics,
@@ -83,10 +85,32 @@ def run_facts(store: Store, run: RunRow) -> dict[str, Any]:
             {"kind": kind, "message": unescape(message), "trees": number}
             for kind, message, number in store.rows(_CAUSES, (run.id,))
         ],
-        "judges": [_judge(row, facts["pairs"].get(row.id, 0)) for row in judge_statistics(store, run.id)],
+        "judges": judge_facts(store, run, facts["pairs"]),
         "drift": {**_plain(drift), "drifting": dict(drift.drifting)},
         "engine": engine_line(lock_of(store, run.id)),
     }
+
+
+def judge_facts(store: Store, run: RunRow, pairs: Mapping[str, int]) -> list[dict[str, Any]]:
+    """How each judge of a run behaved, and how far the others agree with the people who judged."""
+    rows = judge_statistics(store, run.id)
+    people = [row for row in rows if row.kind == "human"]
+    return [
+        {
+            **_judge(row, pairs.get(row.id, 0)),
+            "agreement": {
+                person.name: agreement_facts(agreement(store, run.id, row.id, person.id))
+                for person in people
+                if person.id != row.id
+            },
+        }
+        for row in rows
+    ]
+
+
+def agreement_facts(found: Agreement) -> dict[str, Any]:
+    """Agreement of two judges, with what it is of."""
+    return {**_plain(found), "interval": None if found.interval is None else list(found.interval)}
 
 
 def model_facts(store: Store, run: RunRow) -> list[dict[str, Any]]:

@@ -36,21 +36,30 @@ def header(store: Store, row: TreeRow, look: Look) -> list[Line]:
         (Span(f"tree {row.id}", "bold"), Span(f"  {visible(state)}")),
         (Span(f"run {run.id[:8]} {visible(run.name)!r}, {row.turns} turns, {row.nodes} messages", "dim"),),
     ]
-    halves = _halves(store, row)
-    for name, text in halves:
+    named = halves(store, row)
+    for name, text in named:
         first, *rest = wrapped(text, max(look.width - 14, 20))
         lines.append((Span(f"{name:<13} ", "bold"), Span(first)))
         lines += [(Span(" " * 14), Span(line)) for line in rest]
     return [*lines, ()]
 
 
-def _halves(store: Store, row: TreeRow) -> list[tuple[str, str]]:
-    """The persona as the prompts have it: the personality's pronouns fit the profile. Empty for a person's
-    own tree.
+def halves(store: Store, row: TreeRow) -> list[tuple[str, str]]:
+    """The persona as the prompts have it: the personality's pronouns fit the profile. And what brings them to talk.
+
+    Empty for a person's own tree.
     """
     from agents.person import person_of
 
     if row.profile_id is None or row.personality_id is None:
         return []
     person = person_of(store.profile(row.profile_id), store.personality(row.personality_id))
-    return [("profile", person.profile), ("personality", person.personality)]
+    situation = row.situation
+    if situation is None:
+        return [("profile", person.profile), ("personality", person.personality)]
+    told = "; ".join(f"turn {step.turn}: {step.direction}" for step in situation.steps if step.direction)
+    return [
+        ("profile", person.profile),
+        ("personality", person.personality),
+        ("situation", f"{situation.name}. {told}"),
+    ]

@@ -132,6 +132,7 @@ def _say_judges(judges: list[dict[str, Any]]) -> None:
         told += [f"hinted replies won {share_in_words(row['hinted'])}"] if row["hinted"]["of"] else []
         told += [f"shown first was picked {share_in_words(row['first_shown'])}"] if row["first_shown"]["of"] else []
         told += [f"judged again changed {share_in_words(row['flips'])}"] if row["flips"]["of"] else []
+        told += [f"agrees with {name} {agreement_in_words(found)}" for name, found in row["agreement"].items()]
         say("".join(f"\n{row['judge']}: {line}" for line in told).lstrip("\n"))
 
 
@@ -141,6 +142,17 @@ def share_in_words(share: Mapping[str, Any]) -> str:
         return "0 of 0"
     low, high = share["interval"]
     return f"{share['count']} of {share['of']} ({share['value']:.0%}, {low:.0%} to {high:.0%})"
+
+
+def agreement_in_words(found: Mapping[str, Any]) -> str:
+    """How far two judges agree, beyond chance, and over how much."""
+    if not found["pairs"]:
+        return "on nothing yet: no two replies were compared by both"
+    of = f"on {found['agreed']} of {found['pairs']} pairs in {found['turns']} turns"
+    if found["kappa"] is None:
+        return f"{of}; kappa is not defined: each always said the same"
+    low, high = found["interval"]
+    return f"{of}, kappa {found['kappa']:.2f} ({low:.2f} to {high:.2f})"
 
 
 def _say_drift(drift: Mapping[str, Any]) -> None:

@@ -91,12 +91,26 @@ def _prompts() -> Screen[None]:
     return PromptsScreen()
 
 
+def _train() -> Screen[None]:
+    from tui.app.screens.train import TrainScreen
+
+    return TrainScreen()
+
+
+def _evaluation() -> Screen[None]:
+    from tui.app.screens.evaluation import EvaluationScreen
+
+    return EvaluationScreen()
+
+
 SCREENS: dict[str, Callable[[], Screen[None]]] = {
     "home": _home,
     "setup": _setup,
     "monitor": _monitor,
     "trees": _trees,
     "prompts": _prompts,
+    "train": _train,
+    "evaluation": _evaluation,
 }
 
 
@@ -138,6 +152,8 @@ class EspalierApp(App[None]):
         """As they stood at the last beat."""
         self.run_id: str | None = None
         """The run that screens are about."""
+        self.tree_id: str | None = None
+        """The tree that Trees is to show when it is gone to."""
         self.at_work: dict[int, str] = {}
         """What children of the command line are doing, in words."""
         self._children = 0
@@ -281,8 +297,11 @@ class EspalierApp(App[None]):
         """Do something in the background, whatever screen is shown meanwhile."""
         _: Worker[None] = self.run_worker(work, group="children")
 
-    async def have_done(self, what: str, *arguments: str) -> Ended:
-        """Have the command line do something with this store; what it is stands on top meanwhile."""
+    async def have_done(self, what: str, *arguments: str, quiet: bool = False) -> Ended:
+        """Have the command line do something with this store; what it is stands on top meanwhile.
+
+        A failure is told in the corner unless it is `quiet`: whoever asks tells it then.
+        """
         self._children += 1
         number = self._children
         self.at_work[number] = what
@@ -292,7 +311,7 @@ class EspalierApp(App[None]):
         finally:
             del self.at_work[number]
             self.show_pill()
-        if ended.code > 1:
+        if ended.code > 1 and not quiet:
             self.tell(f"{what}: {ended.reason}", severity="error")
         await self.look()
         return ended
@@ -418,6 +437,11 @@ class EspalierApp(App[None]):
         if wanted in self.MODES:
             self.switch_mode(wanted)
 
+    def look_at_tree(self, run_id: str, tree_id: str) -> None:
+        """Go to one tree of a run."""
+        self.run_id, self.tree_id = run_id, tree_id
+        self.switch_mode("trees")
+
 
 def _doing(app: EspalierApp, action: str, node: Any) -> Callable[[], Any]:
     async def do() -> None:
@@ -437,9 +461,11 @@ def _pill_of(line: RunLine, plain: bool) -> Content:
 
 def known_bindings() -> set[str]:
     """The ids of everything that a key can be given to."""
+    from tui.app.train_form import TrainForm
+
     found: set[str] = set()
     screens = [type(make()) for make in SCREENS.values()]
-    classes: list[Any] = [EspalierApp, *screens, *Pane.__subclasses__()]
+    classes: list[Any] = [EspalierApp, TrainForm, *screens, *Pane.__subclasses__()]
     for each in classes:
         found |= {b.id for b in each.BINDINGS if isinstance(b, Binding) and b.id}
     return found

@@ -33,7 +33,15 @@ Notice = Literal["empty", "loading", "partial", "stale", "error"]
 
 T = TypeVar("T")
 
-TABS = (("home", "Home"), ("setup", "Setup"), ("monitor", "Monitor"), ("trees", "Trees"), ("prompts", "Prompts"))
+TABS = (
+    ("home", "Home"),
+    ("setup", "Setup"),
+    ("monitor", "Monitor"),
+    ("trees", "Trees"),
+    ("prompts", "Prompts"),
+    ("train", "Train"),
+    ("evaluation", "Eval"),
+)
 """Modes in the order of their keys, from 1."""
 
 
@@ -42,13 +50,20 @@ WIDTHS = [(0, "-narrow"), (100, "-two"), (160, "-three")]
 HEIGHTS = [(0, "-short"), (30, "-tall"), (50, "-high")]
 
 
-class Tab(Static):
-    """The name of a screen; a click goes there."""
+class TabPart(Static):
+    """Number or name."""
 
     ALLOW_SELECT = False
 
+    def __init__(self, text: str, classes: str = "") -> None:
+        super().__init__(Content(text), classes=classes)
+
+
+class Tab(Horizontal):
+    """The number and the name of a screen, or the number alone where there is little room; a click goes there."""
+
     def __init__(self, number: int, mode: str, name: str) -> None:
-        super().__init__(Content(f" {number} {name} "), id=f"tab-{mode}", classes="tab")
+        super().__init__(TabPart(f" {number} "), TabPart(f"{name} ", "name"), id=f"tab-{mode}", classes="tab")
         self.mode = mode
 
     def on_click(self) -> None:
@@ -61,7 +76,10 @@ class TopBar(Horizontal):
     DEFAULT_CSS = """
     TopBar { height: 1; dock: top; background: $panel; }
     TopBar .brand { width: auto; text-style: bold; color: $text-primary; }
-    TopBar .tab { width: auto; color: $text-muted; }
+    TopBar .tab { width: auto; height: 1; color: $text-muted; }
+    TopBar TabPart { width: auto; }
+    Mode.-narrow TopBar .tab .name { display: none; }
+    Mode.-narrow TopBar .tab.-active .name { display: block; }
     TopBar .tab.-active { background: $primary; color: $background; text-style: bold; }
     TopBar #pill { width: 1fr; content-align-horizontal: right; text-wrap: nowrap; text-overflow: ellipsis; }
     """

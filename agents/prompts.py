@@ -49,7 +49,7 @@ PromptKind = Literal[
 
 _PERSON = frozenset({"profile", "personality"})
 VARIABLES: Mapping[str, Mapping[str, frozenset[str]]] = {
-    "user": {"head": _PERSON, "opening": _PERSON, "tail": frozenset({"turn"})},
+    "user": {"head": _PERSON, "opening": _PERSON, "tail": frozenset({"turn", "situation"})},
     "inducer": {"head": _PERSON, "tail": _PERSON | {"known"}},
     "responder": {"head": frozenset(), "tail": frozenset({"hint"})},
     "told": {"head": _PERSON, "tail": frozenset({"hint"})},
@@ -58,7 +58,7 @@ VARIABLES: Mapping[str, Mapping[str, frozenset[str]]] = {
     "judge.pairwise": {"head": _PERSON, "tail": frozenset({"first", "second", "revealed"})},
     "judge.rating": {"head": _PERSON, "tail": frozenset({"reply"})},
     "judge.reward": {"head": frozenset()},
-    "judge.points": {"head": _PERSON, "tail": frozenset({"reply"})},
+    "judge.points": {"head": _PERSON, "tail": frozenset({"reply", "wants"})},
     "deploy": {"head": frozenset()},
     "persona.profile": {"head": frozenset(), "tail": frozenset({"examples", "count", "lacking"})},
     "persona.personality": {"head": frozenset(), "tail": frozenset({"examples", "count", "lacking"})},
@@ -112,6 +112,11 @@ class Prompt:
             with suppress(TemplateError, TypeError):
                 constant[name] = template.render(dict.fromkeys(VARIABLES[self.kind].get(name, ()))).strip()
         return constant
+
+    def uses(self, section: str, variable: str) -> bool:
+        """Whether a section asks for a variable."""
+        _, source = _sections(self.text).get(section, (0, ""))
+        return variable in find_undeclared_variables(_SANDBOX.parse(source))
 
     def render(self, section: str, **values: object) -> str:
         """A section with its variables filled in; empty if the prompt lacks it. Variables not given are None."""

@@ -163,7 +163,7 @@ class Rerender:
             self._store.profile(row.profile_id),
             self._store.personality(row.personality_id),
         )
-        return Setting(tree, person_of(profile, personality))
+        return Setting(tree, person_of(profile, personality, row.situation))
 
 
 def use_of_node(store: Store, node_id: str) -> Use | None:
@@ -225,7 +225,10 @@ def _rating(shown: Shown) -> Messages | None:
 def _points(shown: Shown) -> Messages | None:
     texts = shown.candidates()
     history = seen(shown.history, dialogue=bool(shown.use.tail["dialogue"]))
-    return None if texts is None else points_messages(shown.prompt, shown.person(), history, texts[0], shown.window)
+    if texts is None:
+        return None
+    turn = shown.setting.tree[shown.use.node_id].turn
+    return points_messages(shown.prompt, shown.person(), history, texts[0], shown.window, turn)
 
 
 def _reward(shown: Shown) -> Messages | None:

@@ -89,5 +89,6 @@ def user_messages(
 ) -> tuple[Message, ...]:
     """The prompt for a person's next message; `head` saves rendering it where it is at hand."""
     opening = prompt.render("opening", profile=person.profile, personality=person.personality)
-    tail = prompt.render("tail", turn=turn)
+    told = person.situation.at(turn).direction if person.situation is not None else None
+    tail = prompt.render("tail", turn=turn, situation=told)
     return user_view(head if head is not None else user_head(prompt, person), opening, window.apply(history), tail)

@@ -1,11 +1,12 @@
 """How near the model's own speed the engine plays: share of a ceiling, and ratios to serving one call at a time.
 
 Workload A: trees of 10 turns x 4 responders (two hinted), inducer and likelihood judge; B: the same with the choice
-judge. Both on the embedded model, from the engine down. The ceiling is a time: the fewest tokens that must be read over
-the bare reading rate, and the tokens written over the bare rate of 16 sequences, both measured in the same run at the
-workload's own path lengths (benchmarks/bare.py, benchmarks/workload.py).
+judge; bench: one responder whose every reply is scored, as a model under test, in three times as many trees, since each
+of them asks one thing at a time. All on the embedded model, from the engine down. The ceiling is a time: the fewest
+tokens that must be read over the bare reading rate, and the tokens written over the bare rate of 16 sequences, both
+measured in the same run at the workload's own path lengths (benchmarks/bare.py, benchmarks/workload.py).
 
-    python benchmarks/inference.py [--quick] [--workload A B] [--no-peers] [--xllamacpp PYTHON] [--plot FILE]
+    python benchmarks/inference.py [--quick] [--workload A B bench] [--no-peers] [--xllamacpp PYTHON] [--plot FILE]
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from agents.models.llama import LlamaConfig, LlamaModel
 from agents.models.protocol import ChatRequest, Message, Sampling
 from agents.models.weights import locate
 
-JUDGES = {"A": "likelihood", "B": "choice"}
+JUDGES = {"A": "likelihood", "B": "choice", "bench": "points"}
 MOMENTS = (0.2, 0.5, 0.85)
 WRITTEN = 48
 """Tokens of each answer where writing alone is measured."""
@@ -122,6 +123,19 @@ async def _writing_rate(model: LlamaModel, asked: list[Message]) -> float:
     return sum(answer.usage.output_tokens or 0 for answer in answers) / (time.perf_counter() - began)
 
 
+def writing(counted: dict[str, float], decode: float, points: list[dict[str, float]]) -> dict[str, float]:
+    """How fast answers are written while nothing is read, of a bare loop as wide at the workload's own lengths.
+
+    Width is the mean over such steps; the bare rate of 16 at the workload's lengths is scaled to it by the growth of
+    the bare loop.
+    """
+    width = counted["writing_rides"] / counted["writing_steps"]
+    widths, loop = [point["sequences"] for point in points], [point["loop"] for point in points]
+    bare = decode * float(np.interp(width, widths, loop) / np.interp(ABREAST, widths, loop))
+    rate = counted["writing_rides"] / counted["writing_s"]
+    return {"width": width, "tokens_per_second": rate, "bare": bare, "share": rate / bare}
+
+
 def plot(points: list[dict[str, float]], path: Path) -> None:
     """Both curves as a picture."""
     top = max(max(point["loop"], point["scheduler"]) for point in points)
@@ -153,8 +167,9 @@ async def run(args: argparse.Namespace) -> int:
     figures: dict[str, Any] = {}
     bars: list[Bar] = []
     for name in args.workload:
-        say(f"{name}: {trees} trees of {turns} turns, judged by {JUDGES[name]}")
-        played = await play(model_entry(), JUDGES[name], turns, trees)
+        number = 3 * trees if name == "bench" else trees
+        say(f"{name}: {number} trees of {turns} turns, judged by {JUDGES[name]}")
+        played = await play(model_entry(), JUDGES[name], turns, number)
         say(f"{name}: {len(played.asked)} requests in {played.seconds:.0f} s")
         figures[name] = found = ceiling(name, played, tokens, Bare(weights))
         say(f"{name}: {found['share']:.3f} of a ceiling of {found['ceiling_s']:.0f} s, {found['reread']:.1%} re-read")
@@ -174,6 +189,10 @@ async def run(args: argparse.Namespace) -> int:
     figures["growth"] = points = await growth(Bare(weights), tokens)
     alone = next(point for point in points if point["sequences"] == ABREAST)
     bars.append(Bar("16 answers alone, of a bare loop", alone["scheduler"] / alone["loop"], at_least=0.9))
+    for name in args.workload:
+        found = figures[name]
+        found["writing"] = writing(found["counted"], mean_rate([r["decode"] for r in found["bare"]]), points)
+        bars.append(Bar(f"{name}: writing, of a bare loop as wide", found["writing"]["share"], at_least=0.85))
     if args.plot:
         plot(points, args.plot)
     return finish("inference", figures, bars)
@@ -182,7 +201,7 @@ async def run(args: argparse.Namespace) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="3 trees of 2 turns")
-    parser.add_argument("--workload", nargs="*", choices=sorted(JUDGES), default=sorted(JUDGES))
+    parser.add_argument("--workload", nargs="*", choices=sorted(JUDGES), default=["A", "B"])
     parser.add_argument("--trees", type=int, default=8, help="all played at the same time (default: 8)")
     parser.add_argument("--turns", type=int, default=10, help="default: 10")
     parser.add_argument("--no-peers", action="store_true", help="leave out Llama, one call at a time")

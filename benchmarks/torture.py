@@ -4,7 +4,8 @@
   `verify` finds nothing;
 - the same with the embedded model, exact (equal bytes) and fast (committed answers kept, equal shape);
 - Ctrl-C: the calls in flight are kept, the exit status is 130, and the resumed trees are equal;
-- the model's own process killed under load: its calls are asked again and the run ends complete.
+- the model's own process killed under load: its calls are asked again and the run ends complete;
+- rounds killed in each of their steps, the process of the step with them or not: trees, adapters and figures are equal.
 
 Several kills may hit one run: it is resumed and killed until it ends by itself.
 
@@ -25,10 +26,11 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
 import psutil
 from common import Bar, finish, say
@@ -250,6 +252,89 @@ def model_killed(folder: Path, kills: int) -> dict[str, Any]:
     return {"kills": hits, "calls_asked_again": retried}
 
 
+def rounds_killed(folder: Path, rounds: int) -> dict[str, Any]:
+    """Kill rounds in each step, once the step has done some of its work; every second time its own process too."""
+    from tests.support.rounds_folder import rounds_folder
+    from tests.support.tiny_base import tiny_base
+
+    base = tiny_base(folder / "base")
+    cases = [Case(folder / name) for name in ("unbroken", "killed")]
+    for case in cases:
+        file = rounds_folder(case.folder, base, latency_s=0.05)
+        file.write_text(file.read_text().replace("rounds = 2", f"rounds = {rounds}"), encoding="utf-8")
+    reference, case = cases
+    reference.finish("rounds", "rounds.toml")
+    kills = 0
+    for round_, kind in [(0, "benchmark"), *((r, kind) for r in range(1, rounds + 1) for kind in ROUND)]:
+        process = case.start("rounds", "rounds.toml")
+        if not wait_for(partial(in_step, case, round_, kind), f"round {round_}, {kind}", process):
+            raise AssertionError(f"it ended before round {round_}, {kind}:\n{process.communicate()[0]}")
+        child = pid_of_step(case, round_, kind)
+        process.kill()
+        if kills % 2 and psutil.pid_exists(child):
+            os.kill(child, signal.SIGKILL)
+        process.communicate()
+        kills += 1
+        say(f"  killed in round {round_}, {kind}{'' if kills % 2 else ', with its process'}")
+    case.finish("rounds", "rounds.toml")
+    assert came_to(case) == came_to(reference), "rounds that were killed came to something else"
+    case.finish("verify")
+    return {"kills": kills, "rounds": rounds}
+
+
+ROUND = ("simulate", "lint", "sft", "dpo", "benchmark")
+"""The steps of a round."""
+_WORK = {
+    "lint": "SELECT 1",
+    "sft": "SELECT count(*) FROM training_points WHERE training_id = (SELECT made FROM step)",
+    "dpo": "SELECT count(*) FROM training_points WHERE training_id = (SELECT made FROM step)",
+    "simulate": "SELECT count(*) > 3 FROM uses WHERE run_id = (SELECT made FROM step)",
+    "benchmark": "SELECT count(*) > 3 FROM uses WHERE run_id = "
+    "(SELECT job_id FROM locks WHERE pid = (SELECT pid FROM step))",
+}
+"""What tells that a step has done some of its work."""
+
+
+def in_step(case: Case, round_: int, kind: str) -> bool:
+    """Whether a step is at work and has done some of it."""
+    rows = case_rows(case, _step(round_, kind) + _WORK[kind])
+    return bool(rows and rows[0][0]) and pid_of_step(case, round_, kind) != 0
+
+
+def pid_of_step(case: Case, round_: int, kind: str) -> int:
+    rows = case_rows(case, _step(round_, kind) + "SELECT pid FROM step")
+    return int(rows[0][0] or 0) if rows else 0
+
+
+def _step(round_: int, kind: str) -> str:
+    return f"WITH step AS (SELECT * FROM round_steps WHERE round = {round_} AND kind = '{kind}' AND state = 'running') "
+
+
+def case_rows(case: Case, sql: str) -> list[Any]:
+    """Rows of a store that may not be there yet."""
+    if not case.store.exists():
+        return []
+    connection = sqlite3.connect(case.store)
+    try:
+        return connection.execute(sql).fetchall()
+    except sqlite3.OperationalError:
+        return []
+    finally:
+        connection.close()
+
+
+def came_to(case: Case) -> dict[str, list[Any]]:
+    """Trees, judgements, adapters and the figures of every step, without times."""
+    queries = {
+        "calls": "SELECT id, answer FROM calls ORDER BY id",
+        "nodes": "SELECT id, digest FROM nodes ORDER BY id",
+        "scores": "SELECT judgement_id, node_id, value FROM scores ORDER BY 1, 2",
+        "adapters": "SELECT id, training_id FROM adapters ORDER BY id",
+        "steps": "SELECT round, kind, words, state, made, figures FROM round_steps ORDER BY round, place",
+    }
+    return {name: case_rows(case, sql) for name, sql in queries.items()}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a few of each")
@@ -272,6 +357,9 @@ def main() -> int:
         figures["fast"] = killed_runs(folder / "fast", fast, embedded, draw, signal.SIGKILL, "shape")
         say("the model's process killed")
         figures["model"] = model_killed(folder / "model", 1 if args.quick else 3)
+        say("rounds, killed in each step")
+        (folder / "rounds").mkdir()
+        figures["rounds"] = rounds_killed(folder / "rounds", 1 if args.quick else 2)
     kills = figures["kill"]["kills"] + figures["exact"]["kills"] + figures["fast"]["kills"]
     return finish(
         "torture", figures, [Bar("kills survived without a difference", kills, at_least=scripted + 2 * embedded)]

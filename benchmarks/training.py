@@ -231,7 +231,7 @@ def measure_pairs(
         tree = conversation(turns, candidates)
         (sequence,) = pack([tree], "dpo", LIMIT)
         batch = best_batch(plain, tree, candidates)
-        say(f"{turns} turns x {candidates} candidates: {tree.flattened_count} tokens flat, {tree.token_count} packed")
+        say(f"{turns} turns x {candidates} candidates: {tree.token_count} tokens packed")
         packed_step(trees, sequence, "dpo")
         taken = in_turns(
             {
@@ -242,11 +242,12 @@ def measure_pairs(
         )
         packed, flat = taken.values()
         difference = abs(packed_step(trees, sequence, "dpo") - flat_pairs_step(plain, tree, 1))
-        ratio = tree.flattened_count / tree.token_count
+        flattened = sum(len(tree.row(side)) for pair in tree.pairs for side in (pair.chosen, pair.rejected))
+        ratio = flattened / tree.token_count
         faster = flat.median / packed.median
         packed_s[candidates] = packed.median
         figures[f"{candidates} candidates"] = {
-            "tokens_flat": tree.flattened_count,
+            "tokens_flat": flattened,
             "tokens_packed": tree.token_count,
             "token_ratio": round(ratio, 2),
             "packed": packed.as_dict(),

@@ -26,12 +26,16 @@ from simulation.runs import begin, plan_run
 from trees.store import Store
 
 NAME = "m"
+MEASURING = "points"
 REPLY = 60
 """Longest message and reply, in tokens."""
 
 
 def configuration(model: dict[str, Any], judge: str, turns: int, trees: int) -> dict[str, Any]:
-    """Trees of `turns` x 4 responders, two of them hinted, with a blind inducer and one judge."""
+    """Trees of `turns` x 4 responders, two of them hinted, with a blind inducer and one judge.
+
+    Under the judge of benchmarks (`points`) there is one responder, and each reply is scored on its own.
+    """
     sampling = {"max_tokens": REPLY, "temperature": 0.8, "min_p": 0.05}
     return {
         "name": "inference",
@@ -40,13 +44,15 @@ def configuration(model: dict[str, Any], judge: str, turns: int, trees: int) -> 
         "models": {NAME: model},
         "user": {"rerolls": 0, "sampling": sampling},
         "inducer": {"sampling": {"max_tokens": REPLY, "temperature": 0.0}},
-        "responders": {
+        "responders": {"tested": {"sampling": sampling}}
+        if judge == MEASURING
+        else {
             "plain": {"sampling": sampling},
             "cool": {"sampling": {**sampling, "temperature": 0.5}},
             "warm": {"hint": True, "sampling": sampling},
             "brief": {"hint": True, "sampling": {**sampling, "temperature": 0.5}},
         },
-        "judges": {judge: {"kind": judge}},
+        "judges": {judge: {"kind": judge, "scores_lone": judge == MEASURING}},
         "limits": {"trees_in_flight": trees},
     }
 

@@ -12,11 +12,11 @@ without a score is missing from its turn, with its cause, and never filled in.
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,16 @@ import numpy as np
 from agents.models.protocol import Model, ModelIdentity
 from simulation.benchmark_config import BenchmarkConfig, CasesConfig
 from simulation.cast import Cast, load_prompts, make_cast
+from simulation.lineage import Seen, refuse_alike, refuse_known, seen_by
 from simulation.metrics import Array, Table
 from simulation.personas import held_out_personalities, held_out_profiles
 from simulation.runs import Persona, Planned, begin, plan_run, read_people
 from trees.errors import NotFound, SetupError
 from trees.ids import digest_of
-from trees.personas import Personality, Profile
+from trees.judge_bias import family
+from trees.personas import Kind, Personality, Profile
+from trees.pool import pool
+from trees.situations import Situation, situation_from
 from trees.store import RunRow, Store
 from trees.text import unescape
 from trees.writes import in_one, keep_benchmark, keep_benchmark_run, keep_personality, keep_profile
@@ -49,6 +53,16 @@ class Measured:
 
 
 @dataclass(frozen=True)
+class Started:
+    """A measurement whose rows are there."""
+
+    run: RunRow
+    seen: Seen
+    paraphrases: bool
+    """Whether people were compared with those trained on by what they say, and not by words alone."""
+
+
+@dataclass(frozen=True)
 class Result:
     """What one model's run has so far, by one judge."""
 
@@ -63,22 +77,53 @@ class Result:
     """(repeats, cases, turns): what the judge said each time it was asked."""
     missing: Mapping[str, int]
     """Replies without a score by cause; those that are not played yet are not among them."""
+    situations: tuple[Situation | None, ...]
+    """What brought the person of each case to talk."""
+
+    def by_situation(self) -> dict[str, Result]:
+        """The same for the cases of each situation alone; empty if there are none."""
+        names = dict.fromkeys(situation.name for situation in self.situations if situation is not None)
+        return {name: self._of(name) for name in names}
+
+    def _of(self, name: str) -> Result:
+        rows = [i for i, situation in enumerate(self.situations) if situation is not None and situation.name == name]
+        chosen = tuple(self.situations[i] for i in rows)
+        return replace(self, table=self.table.take(rows), repeats=self.repeats[:, rows], situations=chosen)
+
+    @property
+    def change(self) -> int | None:
+        """The turn at which something changes for all of these cases; None if it does not, or not at one turn."""
+        turns = {situation.change if situation is not None else None for situation in self.situations}
+        return turns.pop() if len(turns) == 1 else None
 
 
-def cases_of(config: CasesConfig, folder: Path | None) -> list[Persona]:
-    """The people of a benchmark: every profile with every personality. Raises SetupError."""
-    profiles: Sequence[Profile] = (
-        held_out_profiles()
-        if config.profiles == "held_out"
-        else [p for p in read_people(config.profiles, folder, "profile") if isinstance(p, Profile)]
-    )
-    personalities: Sequence[Personality] = (
-        held_out_personalities()
-        if config.personalities == "held_out"
-        else [p for p in read_people(config.personalities, folder, "personality") if isinstance(p, Personality)]
-    )
+def cases_of(config: CasesConfig, folder: Path | None, store: Store | None = None) -> list[Persona]:
+    """The people of a benchmark: every profile with every personality. Raises SetupError if there are none."""
+    profiles = [p for p in _people(config.profiles, "profile", folder, store) if isinstance(p, Profile)]
+    personalities = [
+        p for p in _people(config.personalities, "personality", folder, store) if isinstance(p, Personality)
+    ]
     crossed = [(profile, personality) for profile in profiles for personality in personalities]
     return crossed[: config.count] if config.count else crossed
+
+
+def _people(source: str, kind: Kind, folder: Path | None, store: Store | None) -> Sequence[Profile | Personality]:
+    if source == "held_out":
+        return held_out_profiles() if kind == "profile" else held_out_personalities()
+    if source != "store":
+        found = read_people(source, folder, kind)
+        if not found:
+            raise SetupError(f"cases: {(folder or Path()) / source} holds nobody to measure on: it is empty")
+        return found
+    held = [] if store is None else [item.id for item in pool(store, kind, "held_out")]
+    if store is None or not held:
+        word = "profile" if kind == "profile" else "personality"
+        raise SetupError(
+            f"cases: the store holds out no {word}, so there is nobody to measure on",
+            hint="Hold some out before anything is trained: espalier personas split. Or take the shipped people: "
+            '"held_out".',
+        )
+    return [store.profile(i) if kind == "profile" else store.personality(i) for i in held]
 
 
 def plan(
@@ -101,11 +146,16 @@ def _benchmark_id(cast: Cast, people: Sequence[Persona]) -> str:
     return digest_of("benchmark", play, models, prompts, cast.config.seed, ids)
 
 
-def start(store: Store, measured: Measured) -> RunRow:
-    """Write the benchmark's rows unless they are there. Raises SetupError for people that may be trained on."""
+async def start(store: Store, measured: Measured) -> Started:
+    """Write the benchmark's rows unless they are there.
+
+    Raises SetupError for people that the model saw, that may be trained on, or that say the same as one of those.
+    """
     planned = measured.planned
-    refuse_seen(store, planned.personas)
     config = planned.cast.config
+    seen = lineage_of(store, planned.cast)
+    refuse_known(store, planned.personas, seen, measured.model)
+    paraphrases = await refuse_alike(store, planned.personas, seen, measured.model, config.models)
     people = [
         write
         for profile, personality in planned.personas
@@ -117,42 +167,21 @@ def start(store: Store, measured: Measured) -> RunRow:
     store.apply(in_one(people))
     run = begin(store, planned)
     name = config.name.rpartition(": ")[0]
-    lineage = lineage_of(speaker_of(planned.cast).identity)
     store.apply(
         in_one(
             [
                 keep_benchmark(measured.benchmark_id, name, config.deciding_judge, config.turns, time.time()),
-                keep_benchmark_run(measured.benchmark_id, run.id, measured.model, measured.how, lineage),
+                keep_benchmark_run(measured.benchmark_id, run.id, measured.model, measured.how, seen.words),
             ]
         )
     )
-    return run
+    return Started(run, seen, paraphrases)
 
 
-def refuse_seen(store: Store, people: Sequence[Persona]) -> None:
-    """Raise SetupError if a half of any persona belongs to the store's training split."""
-    for table, items in (
-        ("profiles", {profile.id: profile.text for profile, _ in people}),
-        ("personalities", {personality.id: personality.text for _, personality in people}),
-    ):
-        sql = f"SELECT id FROM {table} WHERE split = 'train' AND id IN (SELECT value FROM json_each(?))"
-        seen = [row[0] for row in store.rows(sql, (json.dumps(list(items)),))]
-        if seen:
-            raise SetupError(
-                f"{len(seen)} of the {len(items)} {table} belong to this store's training split, "
-                f"the first is {seen[0][:8]}: {items[seen[0]][:60]!r}",
-                hint="A model must be measured on people it cannot have met: name others in [cases], "
-                "or measure in another store.",
-            )
-
-
-def lineage_of(identity: ModelIdentity) -> str:
-    """What is known of the data behind a model. Weights from outside say nothing of what they were trained on."""
-    return "none" if identity.backend == "scripted" else "unknown"
-
-
-def speaker_of(cast: Cast) -> Model:
-    return cast.models[cast.roles[RESPONDER].models[0]]
+def lineage_of(store: Store | None, cast: Cast) -> Seen:
+    """What the model under test comes of. Raises SetupError for a lineage file that cannot be read."""
+    name = cast.roles[RESPONDER].models[0]
+    return seen_by(store, cast.models[name].identity, cast.config.models[name])
 
 
 def kinship(cast: Cast) -> list[str]:
@@ -175,10 +204,7 @@ def kinship(cast: Cast) -> list[str]:
 
 
 def _family(identity: ModelIdentity) -> str:
-    """The first word of a model's name; a digest has none but itself."""
-    name = identity.model.rpartition("/")[2].casefold()
-    word = re.match(r"[a-z]{3,}", name)
-    return word.group() if word and not re.fullmatch(r"[0-9a-f]{16,}", name) else name
+    return family(identity.model)
 
 
 # ---- reading
@@ -227,19 +253,45 @@ GROUP BY 1
 def _result(
     store: Store, model: str, how: str, lineage: str, run_id: str, state: str, *, judge: str, turns: int
 ) -> Result:
-    sql = "SELECT profile_id, personality_id, state, turns, cause FROM trees WHERE run_id = ? ORDER BY position"
+    columns = "profile_id, personality_id, state, turns, cause, situation"
+    sql = f"SELECT {columns} FROM trees WHERE run_id = ? ORDER BY position"
     cases = store.rows(sql, (run_id,))
     rows = store.rows(_SCORES, (run_id, judge, RESPONDER))
     repeats = np.full((1 + max((row[2] for row in rows), default=0), len(cases), turns), np.nan)
     for position, turn, repeat, value, _ in rows:
         repeats[repeat, position, turn - 1] = value
     missing = Counter({unescape(cause): count for cause, count in store.rows(_MISSING, (run_id, judge, RESPONDER))})
-    for _, _, how_it_stands, played, cause in cases:
+    for _, _, how_it_stands, played, cause, _ in cases:
         if how_it_stands == "failed":
             missing[f"no reply: {json.loads(cause)['kind']}"] += turns - played
     table = Table(latest(repeats), tuple(row[0] for row in cases), tuple(row[1] for row in cases))
     unit = rows[0][4] if rows else ""
-    return Result(unescape(model), how, lineage, run_id, state, unit, table, repeats, dict(missing))
+    situations = tuple(situation_from(row[5]) if row[5] else None for row in cases)
+    return Result(unescape(model), how, lineage, run_id, state, unit, table, repeats, dict(missing), situations)
+
+
+def notes_of(store: Store, found: Sequence[Result]) -> list[str]:
+    """What a reader of the figures should know of what was measured."""
+    notes = []
+    if any(len(result.table.scores) == 1 for result in found):
+        notes.append("a single case: no figure has an interval, and no difference can be called one")
+    identities = {result.model: _tested_identity(store.run(result.run_id)) for result in found}
+    for (a, mine), (b, theirs) in combinations(identities.items(), 2):
+        if mine["backend"] == theirs["backend"] == "scripted" or mine["model"] != theirs["model"]:
+            continue
+        if mine["template"] != theirs["template"]:
+            notes.append(
+                f"{a} and {b} are the same weights under other chat templates ({mine['template'][:8]} and "
+                f"{theirs['template'][:8]}): what differs may be the template"
+            )
+    return notes
+
+
+def _tested_identity(run: RunRow) -> Mapping[str, str]:
+    """Of the model under test in a run."""
+    name = run.identity["play"]["responders"][RESPONDER.removeprefix("responder.")]["model"]
+    identity: Mapping[str, str] = run.identity["models"][name]
+    return identity
 
 
 def latest(repeats: Array) -> Array:
@@ -260,10 +312,13 @@ def rows_of(result: Result) -> list[dict[str, Any]]:
             "run": result.run_id,
             "profile": profile,
             "personality": personality,
+            "situation": situation.name if situation is not None else None,
             "turn": turn,
             "score": float(value) if np.isfinite(value) else None,
             "unit": result.unit,
         }
-        for profile, personality, scores in zip(table.profiles, table.personalities, table.scores, strict=True)
+        for profile, personality, scores, situation in zip(
+            table.profiles, table.personalities, table.scores, result.situations, strict=True
+        )
         for turn, value in enumerate(scores, 1)
     ]

@@ -9,13 +9,15 @@ Invariant: a model under test is told nothing but its prompt, unless it stands t
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from agents.models.config import ModelConfig
+from agents.overrides import overlaid
 from simulation.config import (
     SCORES_EACH,
     InducerConfig,
@@ -28,6 +30,7 @@ from simulation.config import (
     UserConfig,
     explain,
 )
+from simulation.situations import SituationConfig, named_situations
 from trees.errors import SetupError
 
 How = Literal["deploy", "floor", "told", "memory", "think_first", "few_shot"]
@@ -54,6 +57,9 @@ class TestedConfig(Section):
     sampling: SamplingConfig = Field(
         SamplingConfig(max_tokens=120, temperature=0.7), description="How its replies are drawn."
     )
+    repeat: int = Field(
+        0, ge=0, description="Another number is another draw of all conversations: to measure a model twice."
+    )
 
     @model_validator(mode="after")
     def _has_a_model(self) -> TestedConfig:
@@ -67,7 +73,10 @@ class TestedConfig(Section):
 class CasesConfig(Section):
     """On whom. Every profile meets every personality."""
 
-    profiles: str = Field("held_out", description="'held_out' (20, shipped), or a file beside this one.")
+    profiles: str = Field(
+        "held_out",
+        description="'held_out' (20, shipped), 'store' (those that its split holds out), or a file beside this one.",
+    )
     personalities: str = Field("held_out", description="The same for personalities: 5 are shipped.")
     count: int = Field(0, ge=0, description="The first so many cases, for a trial; 0 is all.")
 
@@ -85,7 +94,16 @@ class BenchmarkConfig(Section):
     judges: dict[str, JudgeConfig] = Field(min_length=1, description="Who scores replies, by name; the first is shown.")
     tested: dict[str, TestedConfig] = Field(min_length=1, description="What is measured, by name.")
     cases: CasesConfig = Field(CasesConfig(), description="On whom.")
+    situations: tuple[SituationConfig, ...] = Field(
+        (),
+        description="What brings people to talk: names of shipped situations, or tables; dealt to the cases in turn.",
+    )
     limits: LimitsConfig = Field(LimitsConfig(), description="How much at once and in all, for each model.")
+
+    @field_validator("situations", mode="before")
+    @classmethod
+    def _read_situations(cls, given: Any) -> Any:
+        return named_situations(given)
 
     @model_validator(mode="after")
     def _measures(self) -> BenchmarkConfig:
@@ -100,6 +118,8 @@ class BenchmarkConfig(Section):
                 raise ValueError(f"tested.{name}.adapter: a model of this kind takes none here")
             if name.strip() != name or not name:
                 raise ValueError(f"tested: {name!r} is no name")
+            if twin := next((other for other in self.tested if self.tested[other] == tested and other != name), None):
+                raise ValueError(f"tested.{twin} and tested.{name} are one measurement; give one of them repeat = 1")
         return self
 
     def run_of(self, name: str) -> RunConfig:
@@ -118,6 +138,7 @@ class BenchmarkConfig(Section):
                 responders={"tested": self._responder(tested, speaker)},
                 judges={key: self._with_model(judge) for key, judge in judges.items()},
                 branching={"policy": "winner"},
+                situations=self.situations,
                 deploy=self.deploy,
                 limits=self.limits,
             )
@@ -142,6 +163,7 @@ class BenchmarkConfig(Section):
             sampling=tested.sampling,
             hint=tested.how == "memory",
             told=tested.how == "told",
+            repeat=tested.repeat,
         )
 
     def _with_model(self, role: Any) -> Any:
@@ -151,16 +173,20 @@ class BenchmarkConfig(Section):
         return role.model_copy(update={"model": next(iter(self.models))})
 
 
-def load_benchmark(path: Path, *, seed: int | None = None) -> BenchmarkConfig:
-    """Read a bench.toml. Raises SetupError that names the file, the key and what is wrong."""
+def load_benchmark(path: Path, *, seed: int | None = None, given: Mapping[str, Any] | None = None) -> BenchmarkConfig:
+    """Read a bench.toml; `given` comes over it by dotted keys.
+
+    Raises SetupError that names the file, the key and what is wrong.
+    """
     try:
-        given = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise SetupError(f"there is no file {path}", hint=f"Make one: espalier bench init {path}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise SetupError(f"{path} cannot be read: {error}") from error
+    chosen = {**(given or {}), **({} if seed is None else {"seed": seed})}
     try:
-        return BenchmarkConfig.model_validate(given | ({"seed": seed} if seed is not None else {}))
+        return BenchmarkConfig.model_validate(overlaid(values, chosen))
     except ValidationError as error:
         raise SetupError(f"{path} is not a valid benchmark:\n{explain(error)}") from error
 

@@ -24,11 +24,19 @@ from agents.prompts import Prompt, load_prompt
 from agents.responder import Responder
 from agents.roles import Role, Stage
 from agents.user import User
-from simulation.config import MODEL_FREE_JUDGES, JudgeConfig, ResponderConfig, RoleConfig, RunConfig
+from simulation.config import (
+    DERIVED_JUDGES,
+    MODEL_FREE_JUDGES,
+    JudgeConfig,
+    ResponderConfig,
+    RoleConfig,
+    RunConfig,
+)
+from simulation.situations import check_user_prompt
 from trees.errors import SetupError
 from trees.ids import digest_of
 
-PLAYED = ("turns", "user", "inducer", "responders", "judges", "judge", "branching")
+PLAYED = ("turns", "user", "inducer", "responders", "judges", "judge", "branching", "situations")
 """The sections of a configuration that are identity as they stand, but for the names of prompt files."""
 
 
@@ -83,17 +91,21 @@ class Cast:
         }
 
     def operation(self, folder: Path | None) -> dict[str, Any]:
-        """The half that may change, and the prompts' files, so that a run can be gone on with from the store alone."""
+        """The half that may change, where the people came from (they stand in the run as rows) and the prompts' files,
+        so that a run can be gone on with, and its configuration written down, from the store alone.
+        """
         dumped = self.config.model_dump(mode="json")
-        return {"models": dumped["models"], "limits": dumped["limits"], "folder": str(folder) if folder else None}
+        kept = {key: dumped[key] for key in ("models", "limits", "personas")}
+        return {**kept, "folder": str(folder) if folder else None}
 
 
 def make_cast(config: RunConfig, models: Mapping[str, Model], prompts: Mapping[str, Prompt]) -> Cast:
     """Put the cast together and check that everybody can do their part. Raises SetupError."""
     roles = roles_of(config)
     specs: dict[str, JudgeSpec] = {}
-    for name, judge in sorted(config.judges.items(), key=lambda item: item[1].kind == "panel"):
-        specs[name] = _judge_spec(name, judge, roles[f"judge.{name}"], models, prompts, specs)
+    for name, judge in sorted(config.judges.items(), key=lambda item: item[1].kind in DERIVED_JUDGES):
+        given = judge.model_copy(update={"of": judge.of or config.deciding_judge})
+        specs[name] = _judge_spec(name, given, roles[f"judge.{name}"], models, prompts, specs)
     _check_capabilities(config, roles, models)
     return Cast(config, roles, dict(prompts), specs, models)
 
@@ -111,7 +123,7 @@ def roles_of(config: RunConfig) -> dict[str, Role]:
 def load_prompts(config: RunConfig, folder: Path | None) -> dict[str, Prompt]:
     """The prompt of every role, from `prompts/` beside the configuration or the shipped ones. Raises SetupError."""
     kinds = {
-        "user": ("user", config.user.prompt),
+        "user": ("user", config.user.prompt or _user_prompt(config, folder)),
         "inducer": ("inducer", config.inducer.prompt),
         **{
             f"responder.{name}": ("told" if role.told else "responder", role.prompt)
@@ -124,7 +136,15 @@ def load_prompts(config: RunConfig, folder: Path | None) -> dict[str, Prompt]:
         },
         "deploy": ("deploy", config.deploy),
     }
-    return {role: load_prompt(kind, name, folder) for role, (kind, name) in kinds.items()}
+    loaded = {role: load_prompt(kind, name, folder) for role, (kind, name) in kinds.items()}
+    check_user_prompt(loaded["user"], config.situations)
+    return loaded
+
+
+def _user_prompt(config: RunConfig, folder: Path | None) -> str | None:
+    """The shipped prompt that tells of situations where there are any, unless a person's own stands beside."""
+    own = folder is not None and (folder / "user.md").is_file()
+    return "user_in_situation" if config.situations and not own else None
 
 
 def make_actors(cast: Cast, stage: Stage) -> dict[str, Acting]:
@@ -137,7 +157,7 @@ def make_actors(cast: Cast, stage: Stage) -> dict[str, Acting]:
         if name.startswith("responder."):
             actors[name] = Responder(stage, role)
     for name, spec in cast.judges.items():
-        if spec.kind != "panel":
+        if spec.kind not in DERIVED_JUDGES:
             actors[f"judge.{name}"] = JudgeAgent(stage, spec)
     return actors
 
@@ -174,6 +194,8 @@ def _judge_spec(
         settings["hinted_first"] = True
     if judge.kind == "panel":
         settings["members"] = {member: made[member].id for member in judge.members}
+    if judge.kind == "lookahead":
+        settings |= {"of": made[judge.of].id, "depth": judge.depth, "discount": judge.discount}
     if not asks_a_model(judge):
         return JudgeSpec(name, judge.kind, role, None, "", settings)
     model_ids = [models[model].identity.id for model in role.models]
@@ -222,7 +244,16 @@ _ABLE = {
 }
 
 
-_ADDED_LATER = (("told", False), ("sees_dialogue", True), ("scores_lone", False))
+_ADDED_LATER: tuple[tuple[str, Any], ...] = (
+    ("told", False),
+    ("sees_dialogue", True),
+    ("scores_lone", False),
+    ("of", ""),
+    ("depth", 3),
+    ("discount", 1.0),
+    ("repeat", 0),
+    ("situations", []),
+)
 """Keys at the value that runs had before the keys were there: left out, so that those runs stay what they are."""
 
 
@@ -233,7 +264,7 @@ def _without_prompt_files(played: dict[str, Any]) -> dict[str, Any]:
         return {key: v for key, v in role.items() if key != "prompt" and (key, v) not in _ADDED_LATER}
 
     return {
-        **played,
+        **bare(played),
         "user": bare(played["user"]),
         "inducer": bare(played["inducer"]),
         "responders": {name: bare(role) for name, role in played["responders"].items()},

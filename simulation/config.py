@@ -14,11 +14,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from agents.models.config import ModelConfig
 from agents.models.protocol import Sampling
 from agents.models.settings import NumberOrAuto
+from agents.overrides import overlaid
+from simulation.situations import SituationConfig, named_situations
 from trees.errors import SetupError
 
 Preset = Literal["corrected", "paper", "paper-code"]
@@ -85,12 +87,22 @@ class ResponderConfig(RoleConfig):
     hint: bool = Field(False, description="Whether it is told what the user has revealed so far.")
     told: bool = Field(False, description="Whether it is told the whole persona: a ceiling, not for training data.")
     samples: int = Field(1, ge=1, le=16, description="Replies a turn; each becomes a sibling.")
+    repeat: int = Field(0, ge=0, description="Another number is another draw of everything: to measure a model twice.")
 
 
 class JudgeConfig(RoleConfig):
-    kind: Literal["likelihood", "rating", "points", "reward", "choice", "pairwise", "rules", "treatment", "panel"] = (
-        Field(description="What the judge does; see docs/judges.md.")
-    )
+    kind: Literal[
+        "likelihood",
+        "rating",
+        "points",
+        "reward",
+        "choice",
+        "pairwise",
+        "rules",
+        "treatment",
+        "panel",
+        "lookahead",
+    ] = Field(description="What the judge does; see docs/judges.md.")
     sampling: SamplingConfig = Field(
         SamplingConfig(max_tokens=300, temperature=0.0), description="How answers are drawn."
     )
@@ -107,6 +119,9 @@ class JudgeConfig(RoleConfig):
     scores_lone: bool = Field(False, description="Score a turn's only reply too; without it such a turn asks nothing.")
     rules: dict[str, float] = Field({}, description="rules: name of a rule to its argument.")
     members: tuple[str, ...] = Field((), description="panel: names of the judges that vote.")
+    of: str = Field("", description="lookahead: the judge whose scores count; the deciding one if left out.")
+    depth: int = Field(3, ge=1, description="lookahead: how many turns below a reply count.")
+    discount: float = Field(1.0, gt=0, le=1, description="lookahead: what a turn counts less than the one before it.")
 
 
 class BranchingConfig(Section):
@@ -150,6 +165,10 @@ class RunConfig(Section):
         description="The models by name; each is loaded once, however many roles use it."
     )
     personas: PersonasConfig = Field(PersonasConfig(), description="Who is played.")
+    situations: tuple[SituationConfig, ...] = Field(
+        (),
+        description="What brings people to talk: names of shipped situations, or tables; one is drawn for each tree.",
+    )
     user: UserConfig = Field(UserConfig(), description="The persona user.")
     inducer: InducerConfig = Field(InducerConfig(), description="Reads what the user has revealed.")
     responders: dict[str, ResponderConfig] = Field(min_length=1, description="Who answers, by name.")
@@ -158,6 +177,11 @@ class RunConfig(Section):
     branching: BranchingConfig = Field(BranchingConfig(), description="Which replies go on.")
     deploy: str = Field("deploy", description="Prompt file of the system message for trained models.")
     limits: LimitsConfig = Field(LimitsConfig(), description="How much at once and in all.")
+
+    @field_validator("situations", mode="before")
+    @classmethod
+    def _read_situations(cls, given: Any) -> Any:
+        return named_situations(given)
 
     @model_validator(mode="after")
     def _names_exist(self) -> RunConfig:
@@ -177,11 +201,21 @@ class RunConfig(Section):
         for name, judge in self.judges.items():
             for member in judge.members:
                 _known(member, self.judges, f"judges.{name}.members")
-                if self.judges[member].kind == "panel":
-                    raise ValueError(f"judges.{name}.members: {member!r} is a panel itself")
+                if self.judges[member].kind in ("panel", "lookahead"):
+                    raise ValueError(f"judges.{name}.members: {member!r} is a {self.judges[member].kind} itself")
             if judge.kind == "panel" and len(judge.members) < 2:
                 raise ValueError(f"judges.{name}.members: a panel needs at least two members")
+            if judge.kind == "lookahead":
+                self._looks_ahead(name, judge)
         return self
+
+    def _looks_ahead(self, name: str, judge: JudgeConfig) -> None:
+        if self.deciding_judge == name:
+            raise ValueError(f"judge: {name!r} looks at what grew, so branching cannot follow it; name another judge")
+        scorer = judge.of or self.deciding_judge
+        _known(scorer, self.judges, f"judges.{name}.of")
+        if self.judges[scorer].kind not in SCORES_EACH:
+            raise ValueError(f"judges.{name}.of: {scorer!r} gives no score to a reply on its own")
 
     def roles(self) -> dict[str, RoleConfig]:
         """Every role by its place in the file."""
@@ -204,8 +238,10 @@ class RunConfig(Section):
 
 SCORES_EACH = frozenset({"likelihood", "rating", "points", "reward", "rules"})
 """Kinds of judge that score a reply without another one to compare it with."""
-MODEL_FREE_JUDGES = frozenset({"rules", "treatment", "panel"})
+MODEL_FREE_JUDGES = frozenset({"rules", "treatment", "panel", "lookahead"})
 """Kinds of judge that ask no model."""
+DERIVED_JUDGES = frozenset({"panel", "lookahead"})
+"""Kinds of judge that are made of what other judges said, and act on no request of their own."""
 
 
 def _known(name: str, known: Mapping[str, object], place: str) -> None:
@@ -215,17 +251,19 @@ def _known(name: str, known: Mapping[str, object], place: str) -> None:
         raise ValueError(f"{place}: there is no {name!r}, only {', '.join(known)}{meant}")
 
 
-def load_config(path: Path, *, seed: int | None = None) -> RunConfig:
-    """Read a configuration file. Raises SetupError that names the file, the key and what is wrong."""
+def load_config(path: Path, *, seed: int | None = None, given: Mapping[str, Any] | None = None) -> RunConfig:
+    """Read a configuration file; `given` comes over it by dotted keys.
+
+    Raises SetupError that names the file, the key and what is wrong.
+    """
     try:
-        given = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise SetupError(f"there is no file {path}", hint=f"Make one: espalier init {path}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise SetupError(f"{path} cannot be read: {error}") from error
-    if seed is not None:
-        given["seed"] = seed
-    return make_config(given, str(path))
+    chosen = {**(given or {}), **({} if seed is None else {"seed": seed})}
+    return make_config(overlaid(values, chosen), str(path))
 
 
 def make_config(given: dict[str, Any], where: str) -> RunConfig:

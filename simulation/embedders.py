@@ -60,7 +60,7 @@ class LexicalEmbedder:
     knows_paraphrases = False
 
     async def vectors(self, texts: Sequence[str]) -> Vectors:
-        return await asyncio.to_thread(_lexical, texts)
+        return await asyncio.to_thread(lexical, texts)
 
     async def close(self) -> None:
         return None
@@ -122,7 +122,8 @@ def normalised(rows: Vectors) -> Vectors:
     return scaled
 
 
-def _lexical(texts: Sequence[str]) -> Vectors:
+def lexical(texts: Sequence[str]) -> Vectors:
+    """What `LexicalEmbedder` makes of texts, at once."""
     rows = np.zeros((len(texts), _DIMENSIONS), dtype=np.float32)
     for row, text in zip(rows, texts, strict=True):
         for feature, count in _features(text).items():

@@ -29,7 +29,7 @@ from agents.person import person_of
 from agents.prompts import Prompt
 from agents.roles import Stage
 from simulation.cast import Cast, close_models, make_actors, make_cast, open_models
-from simulation.config import LimitsConfig, RunConfig
+from simulation.config import DERIVED_JUDGES, LimitsConfig, RunConfig
 from simulation.deltas import DeltaServer, socket_path
 from simulation.episode import Scene, TurnFailed, play_tree
 from simulation.figures import Measuring
@@ -209,7 +209,8 @@ class Engine:
         row = self._store.tree_row(tree_id)
         if row.profile_id is None or row.personality_id is None:
             raise SetupError(f"tree {tree_id[:8]} has no persona: nobody can speak in it")
-        return person_of(self._store.profile(row.profile_id), self._store.personality(row.personality_id))
+        profile, personality = self._store.profile(row.profile_id), self._store.personality(row.personality_id)
+        return person_of(profile, personality, row.situation)
 
     # Heartbeat and commands
 
@@ -349,7 +350,10 @@ class Engine:
                 tree, person = self._store.tree(row.id), self._person(row.id)
                 scene = self._scene(row.revision)
                 judged += await judge_again(scene, tree, person, name, repeat_existing=bool(args.get("again")))
-        return {"judge": self._judges[name].id, "turns": judged}
+        found: dict[str, Any] = {"judge": self._judges[name].id, "turns": judged}
+        if self._judges[name].kind == "lookahead":
+            found["looked_ahead"] = _comparable_turns(self._store, self.run_row.id, self._judges[name].id)
+        return found
 
     async def _add_judge(self, name: str, config: dict[str, Any]) -> None:
         """Make a judge that the run was not configured with. Its model must be one of the run's."""
@@ -363,7 +367,7 @@ class Engine:
         await self._writer.commit(keep_cast(cast))
         self._stage.prompts.update({prompt.id: prompt for prompt in prompts.values()})
         self._judges = {**self._judges, name: spec}
-        if spec.kind != "panel":
+        if spec.kind not in DERIVED_JUDGES:
             self._bus.add(f"judge.{name}", JudgeAgent(self._stage, spec))
 
     async def _test(self, args: dict[str, Any], asked_by: str) -> dict[str, Any]:
@@ -478,6 +482,15 @@ def spent_so_far(store: Store, run_id: str) -> Spent:
     )
     calls, read, written = store.rows(sql, (run_id,))[0]
     return Spent(calls, int(read), int(written))
+
+
+def _comparable_turns(store: Store, run_id: str, judge_id: str) -> int:
+    """Turns of a run that a judge could say something of."""
+    sql = """
+    SELECT count(DISTINCT j.node_id) FROM judgements j JOIN nodes n ON n.id = j.node_id JOIN trees t ON t.id = n.tree_id
+    WHERE t.run_id = ? AND j.judge_id = ? AND j.complete
+    """
+    return int(store.rows(sql, (run_id, judge_id))[0][0])
 
 
 def _folder(run: RunRow) -> Path | None:

@@ -63,6 +63,10 @@ class Scene:
     hold: Callable[[], Awaitable[None]]
     """Awaited before each level: waits while the run is paused, raises Halted when it stops."""
 
+    def judging(self) -> list[str]:
+        """Names of the judges that speak while a turn is played; of what grew later others are asked."""
+        return [name for name, spec in self.judges.items() if spec.kind != "lookahead"]
+
     def responders(self) -> list[Role]:
         """By name: the order of a file is not part of what a run is."""
         return [role for name, role in sorted(self.roles.items()) if name.startswith("responder.")]
@@ -223,7 +227,7 @@ async def judge(
     repeats: Mapping[str, int] | None = None,
 ) -> tuple[Judgement, ...]:
     """What the judges say of a turn: those that ask or measure first, then the panels made of them."""
-    wanted = list(scene.judges) if names is None else names
+    wanted = scene.judging() if names is None else names
     repeat = {name: (repeats or {}).get(scene.judges[name].id, 0) for name in wanted}
     members = [name for name in wanted if scene.judges[name].kind != "panel"]
     user = path[-1]

@@ -91,6 +91,24 @@ class Summary:
 
 
 @dataclass(frozen=True, slots=True)
+class Recovery:
+    """What a change of mood or taste did to the level."""
+
+    change: int
+    """The first turn under it."""
+    before: Estimate
+    """Mean level of the turns before it."""
+    fall: Estimate
+    """Level at the turn of the change, less that."""
+    turns: int | None
+    """Turns until the level is back within the interval of what it was; 0 if it never left it, None if it is not."""
+
+    @property
+    def fell(self) -> bool:
+        return self.fall.high is not None and self.fall.high < 0
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """Model A less model B, over replies to the same cases at the same turns."""
 
@@ -149,7 +167,7 @@ def r_squared(curves: Array) -> Array:
 
 def normalised(curves: Array) -> Array:
     """N-AL(k) = (AL(k) - min) / (max - min) over the turns (arXiv 2505.15456). NaN for a flat curve."""
-    low, high = np.nanmin(curves, axis=-1, keepdims=True), np.nanmax(curves, axis=-1, keepdims=True)
+    low, high = np.fmin.reduce(curves, axis=-1, keepdims=True), np.fmax.reduce(curves, axis=-1, keepdims=True)
     span = high - low
     with np.errstate(divide="ignore", invalid="ignore"):
         scaled: Array = (curves - low) / np.where(span > _flat_below(curves), span, np.nan)
@@ -167,17 +185,11 @@ def normalised_slope(curves: Array) -> Array:
         return slope(normalised(curves))
 
 
-def recovery_time(curve: Sequence[float | None], change: int, *, tolerance: float = 0.1) -> int | None:
-    """Turns from a change of taste until the level is back: the first k >= change with AL(k) >= before - tolerance.
+def recovery_time(curve: Sequence[float | None], change: int, wanted: float) -> int | None:
+    """Turns from a change until the level is back: the first k >= change with AL(k) >= wanted, less change.
 
-    `change` is the first turn (from 1) under the new taste; `before` the mean level of the turns before it, tolerance
-    in points. 0: it never fell. None: not back by the end, or no turn before to compare with. Cannot tell: a model that
-    adapts at once from one that never took the old taste up and so had nothing to lose; read it with the level before.
+    0: it never fell below. None: not back by the end. Turns without a level are passed over.
     """
-    before = [value for value in curve[: change - 1] if value is not None]
-    if not before:
-        return None
-    wanted = sum(before) / len(before) - tolerance
     back = (k for k, value in enumerate(curve, 1) if k >= change and value is not None and value >= wanted)
     found = next(back, None)
     return None if found is None else found - change
@@ -243,7 +255,7 @@ def summarise(table: Table, *, draws: int = DRAWS) -> Summary:
     return Summary(
         cases=len(table.scores),
         n=tuple(int(count) for count in scored.sum(axis=0)),
-        levels=tuple(estimate(table, _level_at(k), draws=draws) for k in range(turns)),
+        levels=tuple(estimate(_at(table, k), mean_level, draws=draws) for k in range(turns)),
         mean=estimate(table, mean_level, draws=draws),
         ir=estimate(table, slope, draws=draws),
         r2=_within(estimate(table, r_squared, draws=draws), 0.0, 1.0),
@@ -256,6 +268,22 @@ def summarise(table: Table, *, draws: int = DRAWS) -> Summary:
 def values_of(curve: Array) -> tuple[float | None, ...]:
     """A curve as plain numbers, None for what is undefined."""
     return tuple(float(v) if math.isfinite(v) else None for v in curve)
+
+
+def recovery(table: Table, change: int, *, draws: int = DRAWS) -> Recovery:
+    """What a change at a turn (from 2) did, and how many turns the level took to be back where it was.
+
+    before = (1 / (c-1)) sum of AL(k) over k < c; the fall is AL(c) - before, over the same resampled people; the level
+    is back at the first k >= c with AL(k) >= the lower end of the interval of `before`. Without an interval (a single
+    case) its value stands in, and nothing is called a fall. Cannot tell: a model that adapts at once from one that
+    never took the old taste up and so had nothing to lose; read it with the level before, and with the ceiling's.
+    """
+    before = estimate(table, lambda curves: mean_level(curves[..., : change - 1]), draws=draws)
+    fall = estimate(table, lambda curves: curves[..., change - 1] - mean_level(curves[..., : change - 1]), draws=draws)
+    if before.value is None:
+        return Recovery(change, before, fall, None)
+    wanted = before.value if before.low is None else before.low
+    return Recovery(change, before, fall, recovery_time(values_of(alignment_levels(table.scores)), change, wanted))
 
 
 # ---- comparisons
@@ -290,7 +318,7 @@ def compare(a: Table, b: Table, *, draws: int = DRAWS, seed: int = SEED) -> Comp
 def levels_differ(a: Table, b: Table, *, draws: int = DRAWS) -> list[bool]:
     """By turn, whether the interval of AL of A less AL of B, over the cases of both, excludes 0."""
     differences = Table(a.scores - b.scores, a.profiles, a.personalities)
-    return [estimate(differences, _level_at(k), draws=draws).excludes_zero() for k in range(a.scores.shape[1])]
+    return [estimate(_at(differences, k), mean_level, draws=draws).excludes_zero() for k in range(a.scores.shape[1])]
 
 
 def sign_flip_p(differences: Array, *, flips: int = FLIPS, seed: int = SEED) -> float | None:
@@ -416,7 +444,7 @@ def _weighted_levels(weights: Array, scores: Array) -> Array:
     """AL(k) under case weights (draws, cases): (draws, turns)."""
     known = np.isfinite(scores)
     total = weights @ np.where(known, scores, 0.0)
-    count = weights @ known.astype(np.float64)
+    count = weights.sum(axis=1, keepdims=True) if known.all() else weights @ known.astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
         levels: Array = total / np.where(count > 0, count, np.nan)
     return levels
@@ -442,11 +470,17 @@ def _variance(
     several = len(set(clusters))
     if several < 2:
         return 0.0, several
-    found = statistic(_weighted_levels(_weights(clusters, draws, seed), scores))
+    found = statistic(_drawn_levels(scores.tobytes(), scores.shape, clusters, draws, seed))
     known = found[np.isfinite(found)]
     if len(known) < (1 - LARGEST_UNDEFINED) * len(found):
         return math.nan, several
     return float(known.var() * several / (several - 1)), several
+
+
+@lru_cache(maxsize=8)
+def _drawn_levels(scores: bytes, shape: tuple[int, ...], clusters: tuple[int, ...], draws: int, seed: int) -> Array:
+    """The curve of each draw: the same for every figure of one table."""
+    return _weighted_levels(_weights(clusters, draws, seed), np.frombuffer(scores).reshape(shape))
 
 
 @lru_cache(maxsize=16)
@@ -469,8 +503,9 @@ def _freedom(variance: float, parts: Sequence[tuple[float, int]]) -> float:
     return variance**2 / spread if spread > 0 else math.inf if variance > 0 else 1.0
 
 
-def _level_at(k: int) -> Statistic:
-    return lambda curves: curves[..., k]
+def _at(table: Table, k: int) -> Table:
+    """One turn alone: its level needs no other turn, and a bootstrap of one column costs a fraction of all."""
+    return Table(table.scores[:, k : k + 1], table.profiles, table.personalities)
 
 
 def _row_statistic(scores: Array, statistic: Statistic) -> Array:

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from agents.judges.lookahead import changes, look_ahead
+from agents.judges.verdicts import JudgeSpec
 from agents.messages import Person
 from agents.roles import Role
 from simulation.episode import Branch, Scene, TurnFailed, answer, commit_level, judge, play_levels, play_turn, respond
@@ -71,6 +73,8 @@ async def judge_again(
 ) -> int:
     """One judge over all turns of a stored tree that it has not judged (or over all); returns how many it judged."""
     spec = scene.judges[name]
+    if spec.kind == "lookahead":
+        return await _look_ahead(scene, tree, spec)
     members = spec.settings.get("members")
     names = [*members, name] if isinstance(members, Mapping) else [name]
     judged = 0
@@ -81,6 +85,23 @@ async def judge_again(
         await scene.hold()
         judgements = await _judge_turn(scene, tree, person, user, replies, names)
         await scene.writer.commit(in_one(keep_judgement(j) for j in judgements))
+        judged += 1
+    return judged
+
+
+async def _look_ahead(scene: Scene, tree: ConversationTree, spec: JudgeSpec) -> int:
+    """What lookahead says of every turn where it says something new: a tree that has grown is looked at again."""
+    judged = 0
+    for user, replies in tree.turns():
+        if len(replies) < 2:
+            continue
+        earlier = [j for j in tree.judgements.get(user.id, ()) if j.judge_id == spec.id]
+        before = max(earlier, key=lambda j: j.repeat, default=None)
+        new = look_ahead(tree, user, spec, 0 if before is None else before.repeat + 1)
+        if not changes(new, before):
+            continue
+        await scene.hold()
+        await scene.writer.commit(keep_judgement(new))
         judged += 1
     return judged
 
@@ -186,7 +207,7 @@ async def _commit_siblings(
 ) -> list[str]:
     """Keep new replies under a stored user node, with the judges' word on all of its replies."""
     replies = [*tree.children(user.id), *new]
-    judgements = await _judge_turn(scene, tree, person, user, replies, list(scene.judges))
+    judgements = await _judge_turn(scene, tree, person, user, replies, scene.judging())
     turn = Turn(user, None, tuple(new), judgements, new_user=False)
     await commit_level(scene, tree, [turn], [])
     return [node.id for node in new]

@@ -14,9 +14,11 @@ from agents.prompts import Prompt
 from simulation.cast import Cast, differences
 from simulation.config import PersonasConfig, RunConfig, make_config
 from simulation.personas import seed_personalities, seed_profiles
+from simulation.situations import draw_situations
 from trees.errors import NotFound, SetupError
 from trees.ids import run_id, tree_id
 from trees.personas import Personality, Profile, draw_pairs, parse_personas
+from trees.situations import Situation
 from trees.store import RunRow, Store
 from trees.writes import (
     Write,
@@ -45,6 +47,12 @@ class Planned:
     folder: Path | None
     """Where the configuration's own prompts lie."""
 
+    def situations(self) -> list[Situation | None]:
+        """What brings each of them to talk."""
+        config = self.cast.config
+        keys = [persona_key(profile, personality) for profile, personality in self.personas]
+        return draw_situations(config.situations, keys, config.turns, config.seed)
+
 
 def plan_run(cast: Cast, personas: Sequence[Persona], folder: Path | None) -> Planned:
     ids: list[list[str | None]] = [[profile.id, personality.id] for profile, personality in personas]
@@ -61,7 +69,7 @@ def begin(store: Store, planned: Planned) -> RunRow:
                     keep_run(run, "play", config.name, config.seed, cast.identity(), cast.operation(planned.folder)),
                     keep_cast(cast),
                     keep_revision(run, 0, {role: p.id for role, p in cast.prompts.items()}, "configuration"),
-                    keep_personas(run, planned.personas),
+                    keep_personas(run, planned.personas, planned.situations()),
                     keep_event(run, "run.planned", {"trees": len(planned.personas), "turns": config.turns}),
                 ]
             )
@@ -80,13 +88,14 @@ def keep_cast(cast: Cast) -> list[Write]:
     )
 
 
-def keep_personas(run: str, personas: Sequence[Persona]) -> list[Write]:
+def keep_personas(run: str, personas: Sequence[Persona], situations: Sequence[Situation | None]) -> list[Write]:
     writes: list[Write] = []
-    for position, (profile, personality) in enumerate(personas):
+    for position, ((profile, personality), situation) in enumerate(zip(personas, situations, strict=True)):
         tree = tree_id(run, persona_key(profile, personality))
         writes += keep_profile(profile, source="run")
         writes += keep_personality(personality, source="run")
-        writes += keep_tree(tree, run, position, profile.id, personality.id, title=title_of(profile))
+        title = title_of(profile)
+        writes += keep_tree(tree, run, position, profile.id, personality.id, title=title, situation=situation)
     return writes
 
 
@@ -108,6 +117,7 @@ def config_of(run: RunRow) -> RunConfig:
         **run.identity["play"],
         "models": run.operation["models"],
         "limits": run.operation["limits"],
+        "personas": run.operation.get("personas", {}),
     }
     return make_config(given, f"run {run.id[:8]}")
 

@@ -69,6 +69,10 @@ class Selection:
     """Draws the evaluation people, and the rows that are taken of files."""
     deploy: str | None = None
     """The prompt version of all contexts, by the beginning of its id; None is each run's own, "" no system message."""
+    earlier: tuple[str, ...] = ()
+    """Whole ids of further runs, of which only so much is taken as `earlier_share` says: what was learnt before."""
+    earlier_share: float = 0.5
+    """Of all targets, and of all pairs, that are trained on: how many may come from the earlier runs; 1 takes all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +195,7 @@ def select(store: Store, selection: Selection, files: Sequence[OwnFile] = ()) ->
     system = _system(store, selection.deploy)
     dropped: dict[str, Counter[str]] = {"targets": Counter(), "pairs": Counter(), "rows": Counter()}
     trees = [] if wanted is None else _stored_trees(store, selection, wanted, system, dropped)
+    trees = _within_share(trees, selection, dropped)
     own = [_own_trees(store, file, selection, system, trees, dropped["rows"]) for file in files]
     everything = [*trees, *(tree for found in own for tree in found.trees)]
     return DataSet(
@@ -215,7 +220,8 @@ def stored_selection(kept: Mapping[str, Any]) -> tuple[Selection, tuple[OwnFile,
 
 
 def _filter(store: Store, selection: Selection) -> Filter:
-    return make_filter(store, selection.runs, selection.judge, selection.min_margin, selection.unit)
+    runs = None if selection.runs is None else (*selection.runs, *selection.earlier)
+    return make_filter(store, runs, selection.judge, selection.min_margin, selection.unit)
 
 
 def _system(store: Store, deploy: str | None) -> str | None:
@@ -385,6 +391,45 @@ def _models(store: Store, wanted: Sequence[str]) -> frozenset[str]:
             )
         found |= matching
     return frozenset(found)
+
+
+# A share of earlier runs
+
+
+def _within_share(
+    trees: Sequence[MessageTree], selection: Selection, dropped: Mapping[str, Counter[str]]
+) -> list[MessageTree]:
+    """The trees, with as much of the earlier runs as their share allows, drawn by the seed."""
+    earlier = set(selection.earlier)
+    new = [tree for tree in trees if tree.source not in earlier]
+    old = [tree for tree in trees if tree.source in earlier]
+    replies = [tree.messages[i].node for tree in old for i in tree.targets]
+    couples = [_couple(tree, pair) for tree in old for pair in tree.pairs]
+    kept_replies = _share_of(replies, sum(len(tree.targets) for tree in new), selection, dropped["targets"])
+    kept_couples = _share_of(couples, sum(len(tree.pairs) for tree in new), selection, dropped["pairs"])
+    found = []
+    for tree in trees:
+        if tree.source not in earlier:
+            found.append(tree)
+            continue
+        targets = [i for i in tree.targets if tree.messages[i].node in kept_replies]
+        pairs = [pair for pair in tree.pairs if _couple(tree, pair) in kept_couples]
+        if targets or pairs:
+            found.append(trimmed(tree, targets, pairs))
+    return found
+
+
+def _couple(tree: MessageTree, pair: MessagePair) -> str:
+    return f"{tree.messages[pair.chosen].node}:{tree.messages[pair.rejected].node}"
+
+
+def _share_of(keys: Sequence[str], others: int, selection: Selection, dropped: Counter[str]) -> frozenset[str]:
+    share = selection.earlier_share
+    wanted = len(keys) if share == 1 else round(others * share / (1 - share))
+    kept = sorted(keys, key=lambda key: digest_of("earlier", selection.seed, key))[:wanted]
+    if len(kept) < len(keys):
+        dropped["beyond_share"] += len(keys) - len(kept)
+    return frozenset(kept)
 
 
 # From files

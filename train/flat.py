@@ -53,8 +53,15 @@ def target_rows(trees: Sequence[TokenTree]) -> list[dict[str, list[int]]]:
     return rows
 
 
-def dpo_trainer(model: Any, tokenizer: Any, trees: Sequence[TokenTree], out: Path, **settings: Any) -> DPOTrainer:
-    """TRL's DPOTrainer over the pairs of these trees; `settings` are DPOConfig's.
+def dpo_trainer(
+    model: Any,
+    tokenizer: Any,
+    trees: Sequence[TokenTree],
+    out: Path,
+    measured: Sequence[TokenTree] = (),
+    **settings: Any,
+) -> DPOTrainer:
+    """TRL's DPOTrainer over the pairs of these trees, measured on those; `settings` are DPOConfig's.
 
     The reference is the model as it is given, its adapter included; its log-probabilities are made beforehand.
     """
@@ -63,17 +70,26 @@ def dpo_trainer(model: Any, tokenizer: Any, trees: Sequence[TokenTree], out: Pat
         model=model,
         args=DPOConfig(**given),
         train_dataset=Dataset.from_list(preference_rows(trees)),
+        eval_dataset=Dataset.from_list(preference_rows(measured)) if measured else None,
         processing_class=tokenizer,
     )
 
 
-def sft_trainer(model: Any, tokenizer: Any, trees: Sequence[TokenTree], out: Path, **settings: Any) -> SFTTrainer:
-    """TRL's SFTTrainer over the targets of these trees; `settings` are SFTConfig's."""
+def sft_trainer(
+    model: Any,
+    tokenizer: Any,
+    trees: Sequence[TokenTree],
+    out: Path,
+    measured: Sequence[TokenTree] = (),
+    **settings: Any,
+) -> SFTTrainer:
+    """TRL's SFTTrainer over the targets of these trees, measured on those; `settings` are SFTConfig's."""
     given = _common(out) | {"max_length": None, "dataset_kwargs": {"skip_prepare_dataset": True}} | settings
     return SFTTrainer(
         model=model,
         args=SFTConfig(**given),
         train_dataset=Dataset.from_list(target_rows(trees)),
+        eval_dataset=Dataset.from_list(target_rows(measured)) if measured else None,
         processing_class=tokenizer,
     )
 

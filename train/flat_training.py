@@ -1,8 +1,8 @@
 """A training by TRL's own trainers on flattened rows: what packed trees are compared with. Imports torch and TRL.
 
 The same data, adapter, schedule and wishes as `train.trainer.fit`, and the same values back; what differs is that
-nothing is shared, that a step takes `rows_per_step` pairs or targets instead of packed rows, and that nothing is
-measured on who is held back.
+nothing is shared, that a step takes `rows_per_step` pairs or targets instead of packed rows, and that no patience
+ends it.
 
 Invariant: the losses are those of `train.losses` on the same rows, as TRL computes them.
 """
@@ -31,14 +31,15 @@ def fit_flat(
     out: Path,
     sink: Sink,
     ask: Callable[[], Wish] = lambda: "go",
+    measured: Sequence[TokenTree] = (),
 ) -> Outcome:
     """Train with TRL, or go on with it; see `train.trainer.fit`. Raises SetupError for weighted pairs."""
-    settings = _settings(config)
+    settings = _settings(config, measures=bool(measured))
     make = sft_trainer
     if config.objective == "dpo":
         make = dpo_trainer
         settings |= _loss(config)
-    trainer = make(opened.model, opened.tokenizer, trees, out, **settings)
+    trainer = make(opened.model, opened.tokenizer, trees, out, measured, **settings)
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     watching = _Watching(trainer, sink, ask, out)
@@ -57,7 +58,7 @@ def fit_flat(
         separate_because="it was asked for",
         rows=len(trainer.train_dataset),
         tokens=sum(tree.flattened_count for tree in trees),
-        held_back=(),
+        held_back=tuple(sorted({tree.persona for tree in measured})),
     )
 
 
@@ -73,7 +74,10 @@ class _Watching(TrainerCallback):  # type: ignore[misc]
         self._since, self._tokens = time.perf_counter(), 0.0
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, float] | None = None, **_: Any) -> None:
-        if not logs or "loss" not in logs:
+        if not logs or not {"loss", "eval_loss"} & logs.keys():
+            return
+        if "eval_loss" in logs:
+            self._measured(state, {key.removeprefix("eval_"): value for key, value in logs.items()})
             return
         now, tokens = time.perf_counter(), float(logs.get("num_tokens", 0.0))
         new, seconds = int(tokens - self._tokens), max(now - self._since, 1e-9)
@@ -91,6 +95,12 @@ class _Watching(TrainerCallback):  # type: ignore[misc]
                 preferences=_preferences(logs),
             )
         )
+
+    def _measured(self, state: Any, logs: Mapping[str, float]) -> None:
+        """The loss on who is held back; TRL counts no tokens of it."""
+        epoch, seen = float(state.epoch or 0.0), _preferences(logs)
+        self._sink.point(Point(state.global_step, epoch, "evaluation", logs["loss"], preferences=seen))
+        self._since = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
         wish = self._ask()
@@ -121,8 +131,8 @@ def _preferences(logs: Mapping[str, float]) -> Preferences | None:
     )
 
 
-def _settings(config: TrainingConfig) -> dict[str, Any]:
-    schedule, machine = config.schedule, config.machine
+def _settings(config: TrainingConfig, *, measures: bool) -> dict[str, Any]:
+    schedule, machine, evaluation = config.schedule, config.machine, config.evaluation
     return {
         "seed": config.seed,
         "data_seed": config.seed,
@@ -139,6 +149,8 @@ def _settings(config: TrainingConfig) -> dict[str, Any]:
         "save_strategy": "steps",
         "save_steps": machine.save_every,
         "save_total_limit": machine.keep,
+        "eval_strategy": "steps" if measures else "no",
+        "eval_steps": evaluation.every,
         "use_cpu": machine.device == "cpu",
         "dataloader_pin_memory": False,
     }

@@ -38,6 +38,17 @@ class Span:
         return self.end - self.start
 
 
+def merged(spans: Sequence[Span]) -> tuple[Span, ...]:
+    """Spans that touch, as one."""
+    found: list[Span] = []
+    for span in spans:
+        if found and found[-1].end == span.start:
+            found[-1] = Span(found[-1].start, span.end)
+        else:
+            found.append(span)
+    return tuple(found)
+
+
 @dataclass(frozen=True)
 class Branch:
     """A contiguous run of tokens in which each reads all before it, and what stands before the first of them."""

@@ -70,25 +70,22 @@ def fit(
     sink: Sink,
     ask: Callable[[], Wish] = lambda: "go",
     references: Path | None = None,
-    measured: Sequence[TokenTree] | None = None,
+    measured: Sequence[TokenTree] = (),
 ) -> Outcome:
     """Train on these trees, or go on with it; returns when it is done, paused, stopped or failed.
 
     `references` is a folder where the reference's log-probabilities are kept for other trainings. `measured` are
-    trees that are held back and only measured on; if they are not given, personas are drawn from `trees`. Raises
-    SetupError if there is nothing to train on, or if `out` holds another training.
+    trees of people who are held back, and are only measured on. Raises SetupError if there is nothing to train on, or
+    if `out` holds another training.
     """
-    trained = trees
-    if measured is None:
-        trained, measured = held_back(trees, config.evaluation.share, config.seed)
-    everything = [*trained, *measured]
+    everything = [*trees, *measured]
     _check_identity(out, _identity(opened, everything, config))
     model = TreeModel(opened.model, longest_path(everything), lean=not config.machine.gradient_checkpointing)
     _save_memory(opened.model, config)
-    rows, held = (model.sequences(each, config.objective, config.tokens_per_row) for each in (trained, measured))
+    rows, held = (model.sequences(each, config.objective, config.tokens_per_row) for each in (trees, measured))
     if not rows:
         raise SetupError(
-            f"none of {len(trained)} trees holds anything to train on with objective {config.objective!r}",
+            f"none of {len(trees)} trees holds anything to train on with objective {config.objective!r}",
             hint="sft needs targets, dpo needs pairs: judge the run, or lower the margin.",
         )
     weights = digest_of("weights", opened.base_digest, opened.start_digest, config.dtype, config.quantised)
@@ -110,14 +107,6 @@ def fit(
         tokens=sum(len(row) for row in rows),
         held_back=tuple(sorted({tree.persona for tree in measured})),
     )
-
-
-def held_back(trees: Sequence[TokenTree], share: float, seed: int) -> tuple[list[TokenTree], list[TokenTree]]:
-    """Trees to train on and trees to measure on: whole personas, drawn by the seed; at least one if there are two."""
-    personas = sorted({tree.persona for tree in trees}, key=lambda name: digest_of("held back", seed, name))
-    count = min(max(1, round(share * len(personas))), len(personas) - 1) if share > 0 else 0
-    held = set(personas[:count])
-    return [t for t in trees if t.persona not in held], [t for t in trees if t.persona in held]
 
 
 def last_checkpoint(out: Path) -> Path | None:

@@ -140,7 +140,7 @@ class Job:
             recorder = _Recorder(store, row.id, self._told)
             ask = self._wishes.now
             if plan.flat:
-                outcome = _fit_flat()(opened, data.trained, config, folder, recorder, ask)
+                outcome = _fit_flat()(opened, data.trained, config, folder, recorder, ask, data.measured)
             else:
                 references = folder.parent / "references"
                 outcome = fit(opened, data.trained, config, folder, recorder, ask, references, measured=data.measured)

@@ -10,7 +10,7 @@ Invariant: whatever is not a known field is an error that names it; nothing is r
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from agents.models.protocol import ModelFailure
+from agents.overrides import over, overlaid
 from train.adapters import StoredAdapters
 from train.config import Section, TrainingConfig, read_training_config
 from train.data import Fit, OwnFile, PairChoice, Selection
@@ -43,6 +44,8 @@ class DataSection(Section):
     models: tuple[str, ...] = Field((), description="Only replies of these models.")
     pairs: PairChoice = Field("all", description="All pairs of a turn, or its best reply against each it beats.")
     deploy: str | None = Field(None, description='Prompt version of all contexts; "" for no system message.')
+    earlier: tuple[str, ...] = Field((), description="Further runs, of which only `earlier_share` is taken.")
+    earlier_share: float = Field(0.5, ge=0, le=1, description="Of all that is trained on; 1 takes all of them.")
     own: tuple[OwnRowsSection, ...] = Field((), description="Rows of one's own files to be mixed in.")
 
 
@@ -59,14 +62,13 @@ def read_wanted(path: Path | None, fit: Fit, given: Mapping[str, Any], store: St
     """What a file wants for one objective; `given` are dotted keys with values that come over it. Raises SetupError."""
     values = {} if path is None else _read(path)
     both = {key: value for key, value in values.items() if key not in ("sft", "dpo")}
-    merged = _over(both, values.get(fit, {}))
-    for key, value in given.items():
-        merged = _over(merged, _nested(key.split("."), value))
+    merged = overlaid(over(both, values.get(fit, {})), given)
     data = _data(merged.pop("data", {}))
     runs = None if data.runs is None else tuple(store.find("runs", run) for run in data.runs)
     folder = Path() if path is None else path.parent
     files = tuple(OwnFile(folder / own.file, own.share) for own in data.own)
     chosen = data.model_dump(exclude={"runs", "own"})
+    chosen["earlier"] = tuple(store.find("runs", run) for run in data.earlier)
     if merged.get("lora") is False:
         # TOML has no word for nothing.
         merged["lora"] = None
@@ -74,17 +76,6 @@ def read_wanted(path: Path | None, fit: Fit, given: Mapping[str, Any], store: St
     if config.start is not None:
         config = config.model_copy(update={"start": _found(store, config.start)})
     return Wanted(config, Selection(runs=runs, **chosen), files)
-
-
-def setting(word: str) -> tuple[str, Any]:
-    """KEY=VALUE of a command line; the value is read as TOML, or as text if it is none. Raises ValueError."""
-    key, sign, text = word.partition("=")
-    if not sign or not key.strip():
-        raise ValueError(f"{word!r} is not of the form KEY=VALUE, such as lora.rank=8")
-    try:
-        return key.strip(), tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return key.strip(), text
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -112,18 +103,3 @@ def _found(store: Store, start: str) -> str:
         return str(StoredAdapters(store.path).find(start).path)
     except ModelFailure as failure:
         raise SetupError(failure.message, hint="List adapters with `espalier train list`.") from failure
-
-
-def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Tables are merged, everything else is replaced."""
-    merged = dict(below)
-    for key, value in above.items():
-        old = merged.get(key)
-        merged[key] = _over(old, value) if isinstance(old, dict) and isinstance(value, Mapping) else value
-    return merged
-
-
-def _nested(keys: Sequence[str], value: Any) -> dict[str, Any]:
-    for key in reversed(keys):
-        value = {key: value}
-    return dict(value)

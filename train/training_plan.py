@@ -87,7 +87,8 @@ def plan_training(
         )
     resolved = _resolved(config, before.base, None if start is None else start.digest, flat)
     own_id = training_id(resolved, data.digest)
-    step = LineageStep(own_id, config.objective, data.digest, digest_of("training configuration", resolved), everything)
+    runs = tuple(dict.fromkeys((*everything, *selection.earlier)))
+    step = LineageStep(own_id, config.objective, data.digest, digest_of("training configuration", resolved), runs)
     lineage = before.with_training(step, data.people, known=data.lineage == "store")
     return Plan(own_id, _name(store, config, data), config, data, lineage, start, flat)
 

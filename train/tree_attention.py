@@ -1,27 +1,31 @@
 """Attention over packed trees: each token reads its own path and nothing else. Imports torch and transformers.
 
 Registered with transformers as one attention function; a model that was prepared with it reads packed rows when it is
-given `tree_plan`, and plain rows otherwise. There are two implementations. *Blocks*, on a CPU and wherever there is
-no compiler for kernels: a block of query rows reads the spans of keys before it, unmasked, and itself causally; its
-scores are made again in the backward pass, so memory grows with the number of tokens. *Flex*, on CUDA: FlexAttention
-with a block mask made of three numbers a token, compiled once per shape, which `padded_length` keeps few.
+given `tree_plan`, and plain rows otherwise. There are three implementations. *Families*, on a CPU (see
+`train.family_attention`): torch's own kernels for what siblings share and for each of them. *Blocks*, wherever those
+kernels do not fit and there is no compiler for others: a block of query rows reads the spans of keys before it,
+unmasked, and itself causally; its scores are made again in the backward pass, so memory grows with the number of
+tokens. *Flex*, on CUDA: FlexAttention with a block mask made of three numbers a token, compiled once per shape, which
+`padded_length` keeps few.
 
-Invariant: both give what the model's own attention gives to the flattened path of each token, and neither ever makes
+Invariant: all give what the model's own attention gives to the flattened path of each token, and neither ever makes
 a mask or a copy of keys as large as the square of the sequence.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
+from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
 import torch
-from transformers import AttentionInterface
+from transformers import AttentionInterface, PreTrainedConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from train.packing import Branch, PackedSequence, Span
+from train.family_attention import Family, FamilyAttention, families_of, fits
+from train.packing import Branch, PackedSequence, Span, merged
 
 NAME = "espalier_tree"
 """What the attention is registered as. No mask function has this name, so that models make no mask of their own."""
@@ -44,6 +48,7 @@ class Block:
 class TreePlan:
     """How the tokens of one packed row attend, for all layers. What is made of it on a device is kept here."""
 
+    families: tuple[Family, ...]
     blocks: tuple[Block, ...]
     length: int
     enter: torch.Tensor
@@ -58,6 +63,7 @@ def plan_of(sequence: PackedSequence, *, length: int | None = None, device: torc
     first = int(sequence.leave.max())
     alone = torch.arange(first, first + padding)
     return TreePlan(
+        families=families_of(sequence.branches),
         blocks=tuple(blocks_of(sequence.branches, BLOCK_ROWS)),
         length=len(sequence) + padding,
         enter=torch.cat([torch.from_numpy(sequence.enter), alone]).to(device),
@@ -78,7 +84,7 @@ def blocks_of(branches: Iterable[Branch], rows: int) -> list[Block]:
         for start in range(branch.span.start, branch.span.end, rows):
             before = (Span(branch.span.start, start),) if start > branch.span.start else ()
             own = Span(start, min(start + rows, branch.span.end))
-            found.append(Block(own, _merged((*branch.prefix, *before)), (len(own),)))
+            found.append(Block(own, merged((*branch.prefix, *before)), (len(own),)))
     return found
 
 
@@ -94,8 +100,15 @@ def uses_flex(device: torch.device | str) -> bool:
 
 
 def prepare(model: Any) -> None:
-    """Let a model's layers attend through here. `obstacle` says beforehand whether that can be right."""
+    """Let a model's layers attend through here. `obstacle` says beforehand whether that can be right.
+
+    The model gets configurations of its own: what is set for it must not be set for another made of the same.
+    """
     AttentionInterface.register(NAME, tree_attention_forward)
+    copies: dict[int, Any] = {}
+    for module in model.modules():
+        if isinstance(config := vars(module).get("config"), PreTrainedConfig):
+            module.config = deepcopy(config, copies)
     model.set_attn_implementation(NAME)
 
 
@@ -144,6 +157,8 @@ def tree_attention_forward(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if uses_flex(query.device):
         return _flex(query, key, value, tree_plan, scale, softcap), None
+    if softcap is None and fits(query, key, value, tree_plan.families):
+        return FamilyAttention.apply(query, key, value, tree_plan.families, scale), None
     return _BlockAttention.apply(query, key, value, tree_plan, scale, softcap), None
 
 
@@ -226,7 +241,7 @@ def _own_mask(plan: TreePlan, runs: tuple[int, ...], device: torch.device) -> to
 
 def _gathered(states: torch.Tensor, block: Block) -> torch.Tensor:
     """The keys or values that a block reads, its own at the end; a view where they stand in one piece."""
-    spans = _merged((*block.keys, block.rows))
+    spans = merged((*block.keys, block.rows))
     parts = [states[:, span.start : span.end] for span in spans]
     return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
@@ -234,7 +249,7 @@ def _gathered(states: torch.Tensor, block: Block) -> torch.Tensor:
 def _scatter(sums: torch.Tensor, block: Block, grads: torch.Tensor) -> None:
     """Add gradients in the order of `_gathered` where they belong."""
     start = 0
-    for span in _merged((*block.keys, block.rows)):
+    for span in merged((*block.keys, block.rows)):
         sums[:, span.start : span.end] += grads[:, start : start + len(span)]
         start += len(span)
 
@@ -254,21 +269,10 @@ def _joins(block: Block, branch: Branch, rows: int) -> bool:
     """Whether a branch may be read in the block before it: siblings, whole and side by side, and not too many."""
     return (
         bool(branch.prefix)
-        and block.keys == _merged(branch.prefix)
+        and block.keys == merged(branch.prefix)
         and block.rows.end == branch.span.start
         and len(block.rows) + len(branch.span) <= rows
     )
-
-
-def _merged(spans: Sequence[Span]) -> tuple[Span, ...]:
-    """Spans that touch, as one."""
-    found: list[Span] = []
-    for span in spans:
-        if found and found[-1].end == span.start:
-            found[-1] = Span(found[-1].start, span.end)
-        else:
-            found.append(span)
-    return tuple(found)
 
 
 def _flex(

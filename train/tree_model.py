@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from train.fused_layers import FusedLayers
 from train.lean_memory import LeanMemory
 from train.packing import Objective, PackedSequence, lay_out, pack, separate
 from train.reply_logps import reply_sums, row_of, separate_token_logps, token_logps
@@ -38,6 +39,7 @@ class TreeModel(torch.nn.Module):  # type: ignore[misc]
         self.separate_because = _reason(model, longest)
         """Why trees are read path by path; None if they are packed."""
         self._lean = LeanMemory(_causal(model)) if lean else None
+        self._fused = FusedLayers(_causal(model)) if lean else None
 
     @property
     def device(self) -> torch.device:
@@ -45,9 +47,9 @@ class TreeModel(torch.nn.Module):  # type: ignore[misc]
 
     def forward(self, sequence: PackedSequence) -> torch.Tensor:
         """log p of each predicted token, (N,)."""
-        if self._lean is None or not torch.is_grad_enabled():
+        if self._lean is None or self._fused is None or not torch.is_grad_enabled():
             return self._read(sequence)
-        with self._lean.saving():
+        with self._lean.saving(), self._fused.fusing():
             return self._read(sequence)
 
     def _read(self, sequence: PackedSequence) -> torch.Tensor:

@@ -29,8 +29,8 @@ LATE_S = 30.0
 """A heartbeat older than this from another host, which cannot be asked, counts as late."""
 
 
-_GROUP = {"training": "train "}
-"""The group of commands that steers a kind of job, where it is not the plain ones."""
+_STEERING = {"training": "train pause|stop", "rounds": "rounds stop"}
+"""The commands that steer a kind of job, where they are not the plain ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ def take_lock(store: Store, job_id: str, kind: str, socket_path: str | None = No
         if held is not None and held.alive and (held.pid, held.host) != (mine.pid, mine.host):
             raise Locked(
                 f"{kind} {job_id[:8]} has an engine already: pid {held.pid} on {held.host}",
-                hint=f"Steer it with `espalier {_GROUP.get(kind, '')}pause|stop {job_id[:8]}`, or wait for it.",
+                hint=f"Steer it with `espalier {_STEERING.get(kind, 'pause|stop')} {job_id[:8]}`, or wait for it.",
             )
         store.connection.execute(
             "INSERT OR REPLACE INTO locks VALUES (?, ?, ?, ?, ?, ?, ?, ?)",

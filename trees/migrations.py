@@ -558,3 +558,47 @@ def m010_benchmarks(db: Database) -> None:
         PRIMARY KEY (benchmark_id, run_id)
     ) WITHOUT ROWID;
     """)
+
+
+@migrations()
+def m011_rounds(db: Database) -> None:
+    """Playing, training and measuring in turn: which steps were done, by which command line, and what came of them."""
+    db.executescript("""
+    CREATE TABLE rounds (
+        id TEXT PRIMARY KEY,          -- digest of the configuration
+        name TEXT NOT NULL,           -- for lists
+        configuration TEXT NOT NULL,  -- JSON: the frozen half, with what its files say
+        operation TEXT NOT NULL,      -- JSON: the half that may change: the file, how many rounds, when to stop
+        state TEXT NOT NULL CHECK (state IN ('new', 'running', 'stopped', 'finished', 'failed')),
+        reason TEXT,                  -- why it stands in this state, in words
+        created_at REAL NOT NULL,     -- Unix seconds
+        updated_at REAL NOT NULL
+    );
+    CREATE TABLE round_steps (
+        rounds_id TEXT NOT NULL REFERENCES rounds(id) ON DELETE CASCADE,
+        round INTEGER NOT NULL,       -- 0: what is measured before anything is trained
+        place INTEGER NOT NULL,       -- within the round, from 0
+        kind TEXT NOT NULL CHECK (kind IN ('simulate', 'judge', 'lint', 'sft', 'dpo', 'benchmark')),
+        words TEXT NOT NULL,          -- JSON array: the command line that does it
+        state TEXT NOT NULL CHECK (state IN ('running', 'done', 'stopped', 'failed')),
+        reason TEXT,                  -- why it stands in this state, in words: the last lines of a command that failed
+        made TEXT,                    -- id of the run, judge, training or benchmark; NULL for lint, or not known yet
+        figures TEXT NOT NULL,        -- JSON: what came of it
+        host TEXT,                    -- where its process is, or was
+        pid INTEGER,
+        process_started REAL,         -- in the kernel's clock, so that a reused pid is told from it
+        attempts INTEGER NOT NULL,
+        took_s REAL NOT NULL,         -- seconds of all attempts that were waited for
+        began_at REAL NOT NULL,       -- Unix seconds, of the first attempt
+        ended_at REAL,                -- NULL while it is at work
+        PRIMARY KEY (rounds_id, round, place)
+    ) WITHOUT ROWID;
+    """)
+
+
+@migrations()
+def m012_situations(db: Database) -> None:
+    """What brought each tree's person to talk."""
+    db.executescript("""
+    ALTER TABLE trees ADD COLUMN situation TEXT; -- JSON: name, steps, turn of the change; NULL if none
+    """)

@@ -15,4 +15,6 @@ MIGRATIONS = (
     "m008_persona_pool",
     "m009_trainings",
     "m010_benchmarks",
+    "m011_rounds",
+    "m012_situations",
 )

@@ -21,6 +21,7 @@ from trees.errors import NotFound, StoreError, StoreFull, StoreMissing, StoreNew
 from trees.ids import ID_LENGTH
 from trees.personas import Personality, Profile
 from trees.schema import MIGRATIONS
+from trees.situations import Situation, situation_from
 from trees.text import search_form, search_query, unescape
 from trees.tree import ConversationTree
 from trees.values import Continued, Judgement, Ledger, Node, Presentation, RunState, Score, Verdict
@@ -67,6 +68,7 @@ class TreeRow:
     nodes: int
     cause: dict[str, Any] | None
     title: str
+    situation: Situation | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,9 +212,16 @@ class Store:
         return rows[0]
 
     def _trees(self, where: str, values: tuple[object, ...]) -> list[TreeRow]:
-        columns = "id, run_id, position, profile_id, personality_id, revision, state, turns, nodes, cause, title"
+        columns = (
+            "id, run_id, position, profile_id, personality_id, revision, state, turns, nodes, cause, title, situation"
+        )
         found = self.rows(f"SELECT {columns} FROM trees {where}", values)
-        return [TreeRow(*(*r[:9], json.loads(r[9]) if r[9] else None, unescape(r[10]))) for r in found]
+        return [
+            TreeRow(
+                *(*r[:9], json.loads(r[9]) if r[9] else None, unescape(r[10]), situation_from(r[11]) if r[11] else None)
+            )
+            for r in found
+        ]
 
     def tree_of(self, node_id: str) -> str:
         """The tree that holds a node. Raises NotFound."""

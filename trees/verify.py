@@ -147,6 +147,9 @@ _ESCAPED = (
     ("runs", "name", "id"),
     ("trainings", "name", "id"),
     ("trainings", "reason", "id"),
+    ("rounds", "name", "id"),
+    ("rounds", "reason", "id"),
+    ("round_steps", "reason", "rounds_id"),
     ("trees", "title", "id"),
     ("nodes", "reasoning", "id"),
     ("ledgers", "failure", "node_id"),
@@ -181,6 +184,9 @@ def _named_by_content(checking: _Checking) -> Iterator[Finding]:
     for row_id, spec in checking.rows("judges", "SELECT id, spec FROM judges"):
         if digest_of("judge", json.loads(spec)) != row_id:
             yield Finding("judge id", row_id, "a judge is not what its id says")
+    for row_id, configuration in checking.rows("rounds", "SELECT id, configuration FROM rounds"):
+        if digest_of("rounds", json.loads(configuration)) != row_id:
+            yield Finding("rounds id", row_id, "the configuration of rounds is not what its id says")
 
 
 # Runs and trees

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from trees.ids import canonical_json, digest_of
 from trees.personas import Personality, Profile
+from trees.situations import Situation
 from trees.text import escape, search_form
 from trees.values import Call, CallFailure, Continued, Judgement, Ledger, ModelFigures, Node, RunState, Turn, Use
 
@@ -114,11 +115,14 @@ def keep_tree(
     *,
     title: str,
     revision: int = 0,
+    situation: Situation | None = None,
 ) -> list[Write]:
-    columns = "id, run_id, position, profile_id, personality_id, revision, state, title, updated_at"
+    columns = "id, run_id, position, profile_id, personality_id, revision, state, title, updated_at, situation"
     sql = _insert("trees", columns, on_conflict=_KEEP_FIRST)
     at = time.time()
-    return [(sql, (tree_id, run_id, position, profile_id, personality_id, revision, "growing", escape(title), at))]
+    told = situation.as_json() if situation is not None else None
+    values = (tree_id, run_id, position, profile_id, personality_id, revision, "growing", escape(title), at, told)
+    return [(sql, values)]
 
 
 def pin_revision(tree_id: str, revision: int) -> list[Write]:

@@ -17,13 +17,16 @@ if TYPE_CHECKING:
     from simulation.benchmark import Result
     from simulation.metrics import Estimate, Summary
     from simulation.uptake import Reading
+    from trees.store import Store
 
 HEIGHT = 12
 """Lines of the plot."""
 MARKS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
-def document(benchmark: tuple[str, str, str, int], judge: str, found: Sequence[Result]) -> dict[str, Any]:
+def document(
+    benchmark: tuple[str, str, str, int], judge: str, found: Sequence[Result], notes: Sequence[str] = ()
+) -> dict[str, Any]:
     """Everything that is known of a benchmark by one judge."""
     from simulation.metrics import summarise
 
@@ -37,6 +40,7 @@ def document(benchmark: tuple[str, str, str, int], judge: str, found: Sequence[R
         "models": [_entry(result, summary) for result, summary in zip(found, summaries, strict=True)],
         "gap_closed": _gaps(found, summaries),
         "comparisons": comparisons(found),
+        "notes": list(notes),
     }
 
 
@@ -53,6 +57,24 @@ def _entry(result: Result, summary: Summary) -> dict[str, Any]:
         "noise_floor": noise_floor(result.repeats),
         "equal_n": summary.equal_n,
         **asdict(summary),
+        "situations": [_of_situation(name, part) for name, part in result.by_situation().items()],
+    }
+
+
+def _of_situation(name: str, part: Result) -> dict[str, Any]:
+    """The figures of the cases of one situation, and what its change did, if something changes."""
+    from simulation.metrics import recovery, summarise
+
+    summary = summarise(part.table)
+    changed = recovery(part.table, part.change) if part.change is not None else None
+    return {
+        "situation": name,
+        "cases": summary.cases,
+        "n": list(summary.n),
+        "levels": [asdict(level) for level in summary.levels],
+        "mean": asdict(summary.mean),
+        "ir": asdict(summary.ir),
+        "recovery": None if changed is None else {**asdict(changed), "fell": changed.fell},
     }
 
 
@@ -114,6 +136,10 @@ def say_benchmark(shown: dict[str, Any]) -> None:
     say("\nIn brackets: 95 % for new profiles and personalities. IR: units a turn. N-R2 is R2; N-IR discards size.")
     for model in models:
         _say_caveats(model, shown["turns"])
+    for note in shown["notes"]:
+        say(f"note: {note}")
+    if any(model["situations"] for model in models):
+        _say_situations(models)
     if shown["gap_closed"]:
         say("\nShare of the gap from floor to ceiling that is closed, by turn:")
         say_table(
@@ -130,6 +156,39 @@ def _row(model: dict[str, Any]) -> tuple[object, ...]:
     figures = (bracketed(model[key]) for key in ("mean", "ir", "r2", "n_ir"))
     name = one_line(model["model"], 30)
     return (name, model["how"], model["lineage"], model["state"], model["cases"], *figures)
+
+
+def _say_situations(models: Sequence[dict[str, Any]]) -> None:
+    """AL by situation, and how long a model takes to be back after something changed."""
+    say("\nBy situation:")
+    parts = [(one_line(model["model"], 30), part) for model in models for part in model["situations"]]
+    rows = [
+        (name, one_line(part["situation"], 20), part["cases"], bracketed(part["mean"]), bracketed(part["ir"]))
+        for name, part in parts
+    ]
+    say_table(("model", "situation", "cases", "mean", "IR"), rows)
+    changed = [(name, part["situation"], part["recovery"]) for name, part in parts if part["recovery"] is not None]
+    if changed:
+        say("\nAfter a change, turns until AL is back within its interval of what it was:")
+        told = [
+            (
+                name,
+                one_line(situation, 20),
+                found["change"],
+                bracketed(found["before"]),
+                bracketed(found["fall"], sign=True),
+                _back_after(found),
+            )
+            for name, situation, found in changed
+        ]
+        say_table(("model", "situation", "at turn", "before", "then", "back after"), told)
+
+
+def _back_after(found: dict[str, Any]) -> str:
+    """Turns until the level is back; a level that fell by no more than chance has nothing to come back from."""
+    if not found["fell"]:
+        return "no fall"
+    return "not back" if found["turns"] is None else str(found["turns"])
 
 
 def _say_caveats(model: dict[str, Any], turns: int) -> None:
@@ -163,6 +222,19 @@ def say_readings(readings: Mapping[str, Reading], turns: int) -> None:
             for model, reading in readings.items()
         ]
         say_table(("model", *map(str, range(1, turns + 1))), rows)
+
+
+def curves_so_far(store: Store, benchmark_id: str, judge: str, turns: int, measured: str) -> list[str]:
+    """While models are measured: AL by turn of the one that plays now, in a line, and the plot of all so far."""
+    from simulation.benchmark import results
+    from simulation.metrics import alignment_levels, values_of
+
+    found = results(store, benchmark_id, judge, turns)
+    curves = [(result.model, values_of(alignment_levels(result.table.scores))) for result in found]
+    if not any(level is not None for _, curve in curves for level in curve):
+        return ["AL: no reply is scored yet"]
+    mine = next((curve for model, curve in curves if model == measured), ())
+    return [f"{one_line(measured, 30)}, AL by turn: {' '.join(number(level) for level in mine)}", *plot(curves)]
 
 
 def plot(curves: Sequence[tuple[str, Sequence[float | None]]]) -> list[str]:

@@ -34,6 +34,7 @@ def canonical_tree(row: TreeRow, tree: ConversationTree) -> dict[str, Any]:
         "personality": row.personality_id,
         "revision": row.revision,
         "state": row.state,
+        **({"situation": json.loads(row.situation.as_json())} if row.situation is not None else {}),
         "nodes": [_node(node) for node in sorted(tree, key=lambda n: (n.turn, n.id))],
         "ledgers": [_ledger(tree.ledgers[key]) for key in sorted(tree.ledgers)],
         "judgements": [_judgement(j) for j in sorted(judgements, key=lambda j: j.id)],

@@ -28,10 +28,18 @@ if TYPE_CHECKING:
     from simulation.engine import Engine
     from trees.store import Store
     from trees.values import RunState
+    from tui.progress import Below
 
 POLL_S = 0.1
 """How often the answer to a command is looked for, in seconds."""
 _ROOT = Path(__file__).resolve().parents[1]
+
+
+_GOING_ON = {
+    "run": "espalier resume {}",
+    "training": "espalier train resume {}",
+    "rounds": "espalier rounds FILE; espalier rounds show {} names the file",
+}
 
 
 class NoEngine(EspalierError):
@@ -55,6 +63,8 @@ class Launch:
     retry_failed: bool = False
     quiet: bool = False
     """Whether no progress is shown."""
+    below: Below | None = None
+    """What is shown below the progress."""
 
 
 @dataclass
@@ -75,7 +85,7 @@ async def play(launch: Launch) -> Ending:
         engine = await _open(launch)
         signals.stop = lambda: engine.stop("interrupted")
         try:
-            async with shown(launch.path, engine.run_row, quiet=launch.quiet):
+            async with shown(launch.path, engine.run_row, quiet=launch.quiet, below=launch.below):
                 state = await engine.run(retry_failed=launch.retry_failed)
         finally:
             await _close(engine)
@@ -88,12 +98,17 @@ async def play(launch: Launch) -> Ending:
 
 
 async def ask_and_wait(
-    store: Store, run_id: str, verb: str, args: Mapping[str, object], *, kind: Literal["run", "training"] = "run"
+    store: Store,
+    run_id: str,
+    verb: str,
+    args: Mapping[str, object],
+    *,
+    kind: Literal["run", "training", "rounds"] = "run",
 ) -> dict[str, Any]:
     """Ask the live engine of a job for something and wait for its answer. Raises NoEngine or Refused."""
     from trees.jobs import ask, live_engine
 
-    resume = f"espalier {'train ' if kind == 'training' else ''}resume {run_id[:8]}"
+    resume = _GOING_ON[kind].format(run_id[:8])
     if live_engine(store, run_id) is None:
         hint = f"Start one: {resume}"
         raise NoEngine(f"no engine is at work on {kind} {run_id[:8]}, so nobody can {verb} it", hint=hint)
@@ -239,23 +254,32 @@ def start_in_background(path: Path, job_id: str, words: Sequence[str]) -> int:
     from trees.store import Store
 
     log = log_path(path, job_id)
-    command = [sys.executable, "-P", "-m", "tui.main", *words, "--store", str(path)]
-    paths = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     with log.open("ab") as output:
         begin = output.tell()
         child = subprocess.Popen(
-            command,
+            child_command(words, path),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+            env=child_environment(),
         )
     with Store.read(path) as store:
         if _wait_for(store, job_id, child):
             return child.pid
     said = log.read_bytes()[begin:].decode("utf-8", "replace").strip().splitlines()[-15:]
     raise NoEngine("the engine ended before it was at work:\n" + "\n".join(said), hint=f"Its log: {log}")
+
+
+def child_command(words: Sequence[str], path: Path) -> list[str]:
+    """This program, with these words, on a store."""
+    return [sys.executable, "-P", "-m", "tui.main", *words, "--store", str(path)]
+
+
+def child_environment() -> dict[str, str]:
+    """An environment in which this program is found wherever it is started."""
+    paths = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def _wait_for(store: Store, run_id: str, child: subprocess.Popen[bytes]) -> bool:

@@ -29,6 +29,20 @@ config_option: Callable[[F], F] = click.option(
 )
 
 
+def _settings(_: click.Context, __: click.Parameter, words: tuple[str, ...]) -> dict[str, Any]:
+    from agents.overrides import setting
+
+    try:
+        return dict(setting(word) for word in words)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+def set_option(what: str) -> Callable[[F], F]:
+    """KEY=VALUE over what a file says, as a dictionary by dotted key in `given`."""
+    return click.option("--set", "given", multiple=True, callback=_settings, metavar="KEY=VALUE", help=what)
+
+
 def examples(*lines: str) -> str:
     """The examples of a command, as the last part of its help."""
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +16,14 @@ if TYPE_CHECKING:
     from trees.store import RunRow, Store
 
 
-async def planned(path: Path, seed: int | None, store_path: Path) -> Planned:
+async def planned(path: Path, seed: int | None, given: Mapping[str, Any], store_path: Path) -> Planned:
     """The run of a configuration, with its models open. Raises SetupError; then none is left open."""
     from simulation.cast import close_models, load_prompts, make_cast, open_models
     from simulation.config import load_config
     from simulation.runs import draw_personas, plan_run
     from train.adapters import StoredAdapters
 
-    config = load_config(path, seed=seed)
+    config = load_config(path, seed=seed, given=given)
     folder = _folder(path)
     prompts = load_prompts(config, folder / "prompts")
     with optional(store_path) as store:
@@ -40,12 +41,12 @@ def _folder(config: Path) -> Path:
     return config.resolve().parent
 
 
-async def show_plan(path: Path, seed: int | None, store_path: Path, *, as_json: bool) -> None:
+async def show_plan(path: Path, seed: int | None, given: Mapping[str, Any], store_path: Path, *, as_json: bool) -> None:
     """Print what a run would be, and whether it is in the store already. Asks no model for text."""
     from simulation.cast import close_models
     from simulation.estimate import estimate
 
-    plan = await planned(path, seed, store_path)
+    plan = await planned(path, seed, given, store_path)
     await close_models(plan.cast.models)
     with optional(store_path) as store:
         stored = _stored(store, plan.id)

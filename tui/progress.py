@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from trees.store import RunRow, Store
 
+Below = Callable[["Store"], list[str]]
+"""Further lines of a display, as text, from the store: all of them on a terminal, the first one elsewhere."""
 LINE_EVERY_S = 10.0
 """Between two lines where there is no terminal."""
 DRAW_EVERY_S = 0.5
@@ -45,12 +47,14 @@ class Rate:
 
 
 @contextlib.asynccontextmanager
-async def shown(path: Path, run: RunRow, *, every_s: float | None = None, quiet: bool = False) -> AsyncIterator[None]:
+async def shown(
+    path: Path, run: RunRow, *, every_s: float | None = None, quiet: bool = False, below: Below | None = None
+) -> AsyncIterator[None]:
     """Show how a run goes while the body plays it."""
     if quiet:
         yield
         return
-    showing = asyncio.create_task(_show(path, run, every_s))
+    showing = asyncio.create_task(_show(path, run, every_s, below))
     try:
         yield
     finally:
@@ -58,30 +62,32 @@ async def shown(path: Path, run: RunRow, *, every_s: float | None = None, quiet:
         await asyncio.gather(showing, return_exceptions=True)
 
 
-async def _show(path: Path, run: RunRow, every_s: float | None) -> None:
+async def _show(path: Path, run: RunRow, every_s: float | None, below: Below | None) -> None:
     from trees.store import Store
 
     store = await asyncio.to_thread(Store.read, path)
     err = console(stderr=True)
     try:
         if err.is_terminal and not err.is_dumb_terminal:
-            await _draw(store, run, every_s or DRAW_EVERY_S)
+            await _draw(store, run, every_s or DRAW_EVERY_S, below)
         else:
-            await _tell(store, run, every_s or LINE_EVERY_S)
+            await _tell(store, run, every_s or LINE_EVERY_S, below)
     finally:
         store.close()
 
 
-async def _tell(store: Store, run: RunRow, every_s: float) -> None:
+async def _tell(store: Store, run: RunRow, every_s: float, below: Below | None) -> None:
     rate, began = Rate(), time.monotonic()
     while True:
         await asyncio.sleep(every_s)
         facts = await asyncio.to_thread(progress_facts, store, run)
         now = time.monotonic()
         say(f"{duration(now - began)}: {in_a_line(facts, rate.add(now, tokens_of(facts)))}", stderr=True)
+        for line in (await _lines(store, below))[:1]:
+            say(line, stderr=True)
 
 
-async def _draw(store: Store, run: RunRow, every_s: float) -> None:
+async def _draw(store: Store, run: RunRow, every_s: float, below: Below | None) -> None:
     from rich.live import Live
 
     rate, began = Rate(), time.monotonic()
@@ -90,8 +96,13 @@ async def _draw(store: Store, run: RunRow, every_s: float) -> None:
             started = time.monotonic()
             facts = await asyncio.to_thread(progress_facts, store, run)
             now = time.monotonic()
-            live.update(_panel(run, facts, rate.add(now, tokens_of(facts)), now - began), refresh=True)
+            lines = await _lines(store, below)
+            live.update(_panel(run, facts, rate.add(now, tokens_of(facts)), now - began, lines), refresh=True)
             await asyncio.sleep(max(every_s, (now - started) / SHARE_OF_TIME))
+
+
+async def _lines(store: Store, below: Below | None) -> list[str]:
+    return [] if below is None else await asyncio.to_thread(below, store)
 
 
 def tokens_of(facts: dict[str, Any]) -> int:
@@ -116,7 +127,7 @@ def in_a_line(facts: dict[str, Any], rate: float) -> str:
     )
 
 
-def _panel(run: RunRow, facts: dict[str, Any], rate: float, seconds: float) -> RenderableType:
+def _panel(run: RunRow, facts: dict[str, Any], rate: float, seconds: float, lines: list[str]) -> RenderableType:
     from rich.console import Group
     from rich.progress_bar import ProgressBar
     from rich.text import Text
@@ -127,4 +138,5 @@ def _panel(run: RunRow, facts: dict[str, Any], rate: float, seconds: float) -> R
     heading = Text.assemble((f"{run.id[:8]} ", "bold"), one_line(run.name, 40), (f"  {duration(seconds)}", "dim"))
     bar = ProgressBar(total=max(turns["planned"], 1), completed=turns["stored"], width=60)
     told = Text(in_a_line(facts, rate), overflow="fold")
-    return Group(heading, bar, told, Text("Ctrl-C stops: what is in flight is finished and kept.", style="dim"))
+    drawn = [Text("\n".join(lines))] if lines else []
+    return Group(heading, bar, told, *drawn, Text("Ctrl-C stops: what is in flight is finished and kept.", style="dim"))

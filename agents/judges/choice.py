@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from string import ascii_uppercase
 
 from agents.inducer import observer_head
+from agents.judges.observing import Question, ask
 from agents.judges.verdicts import JudgeSpec, by_picks, equal_texts_tie, judgement, rotations
 from agents.messages import Candidate, JudgeRequest, Line, Person
-from agents.models.protocol import ChatRequest, Completion, Message
+from agents.models.protocol import Completion, Message
 from agents.prompts import Prompt
-from agents.roles import MAX_REASKS, Stage, asking, reasked
+from agents.roles import MAX_REASKS, Stage
 from agents.views import observer_view
 from agents.window import WHOLE, Window
 from trees.values import Judgement, Presentation, Score
@@ -65,29 +66,14 @@ class ChoiceJudge:
     async def _ask(
         self, request: JudgeRequest, number: int, order: Sequence[Candidate], letters: tuple[str, ...], attempt: int
     ) -> tuple[str, Completion]:
-        stage, role, place = self._stage, self._spec.role, request.place
-        model = stage.model_for(role, place)
-        prompt = stage.prompts[request.prompt_id]
-        head = observer_head(prompt, request.person)
-        window = await stage.window(model, request.history, head, role.sampling.max_tokens)
         texts = [c.text for c in order]
-        messages = choice_messages(prompt, request.person, request.history, texts, request.revealed, window)
-        purpose = f"judge.{request.repeat}.{number}"
-        seed = stage.seed(role, place, purpose, reroll=attempt)
-        call_id, answer = await stage.calls.chat(
-            model,
-            ChatRequest(messages, role.sampling, seed, choices=letters),
-            asking(
-                role,
-                place,
-                reasked(purpose, attempt),
-                prompt.id,
-                {"shown": [c.node_id for c in order], "persona": request.person is not None},
-                window,
-                repeat=request.repeat * (MAX_REASKS + 1) + attempt if seed is None else 0,
-            ),
-        )
-        return call_id, answer.completions[0]
+
+        def messages(prompt: Prompt, window: Window) -> tuple[Message, ...]:
+            return choice_messages(prompt, request.person, request.history, texts, request.revealed, window)
+
+        ids = tuple(c.node_id for c in order)
+        question = Question(str(number), ids, messages, choices=letters, attempt=attempt)
+        return await ask(self._stage, self._spec, request, request.history, question)
 
 
 def choice_messages(

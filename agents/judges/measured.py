@@ -21,12 +21,15 @@ from trees.values import Judgement, Presentation, Score, Verdict
 
 _EMOJI = re.compile("[\U0001f300-\U0001faff\u2600-\u27bf]")
 _LIST_ITEM = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s", re.MULTILINE)
+_CLOSING = " \n\t\"'”’」）)*_"
+"""What may stand after the last mark of a sentence."""
 _SECOND_PERSON = frozenset({"you", "your", "yours", "yourself"})
 
 RULES: Mapping[str, Callable[[str, float], bool]] = {
     "max_words": lambda text, n: len(words_of(text)) <= n,
     "min_words": lambda text, n: len(words_of(text)) >= n,
     "question": lambda text, wanted: ("?" in text or "？" in text) == bool(wanted),
+    "ends_with_question": lambda text, wanted: text.rstrip(_CLOSING).endswith(("?", "？")) == bool(wanted),
     "emoji": lambda text, wanted: bool(_EMOJI.search(text)) == bool(wanted),
     "exclamation": lambda text, wanted: ("!" in text) == bool(wanted),
     "list": lambda text, wanted: bool(_LIST_ITEM.search(text)) == bool(wanted),

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from itertools import combinations
 
 from agents.inducer import observer_head
+from agents.judges.observing import Question, ask
 from agents.judges.verdicts import JudgeSpec, equal_texts_tie, judgement
 from agents.messages import Candidate, JudgeRequest, Line, Person
-from agents.models.protocol import ChatRequest, Message
+from agents.models.protocol import Message
 from agents.parsing import Unreadable, read_label
 from agents.prompts import Prompt
-from agents.roles import MAX_REASKS, Stage, asking, reasked
+from agents.roles import MAX_REASKS, Stage
 from agents.views import observer_view
 from agents.window import WHOLE, Window
 from trees.ids import canonical_json
@@ -67,30 +68,15 @@ class PairwiseJudge:
     async def _ask(
         self, request: JudgeRequest, number: int, first: Candidate, second: Candidate, attempt: int
     ) -> tuple[str, str]:
-        stage, role, place = self._stage, self._spec.role, request.place
-        model = stage.model_for(role, place)
-        prompt = stage.prompts[request.prompt_id]
-        head = observer_head(prompt, request.person)
-        window = await stage.window(model, request.history, head, role.sampling.max_tokens)
         texts = (first.text, second.text)
-        messages = pairwise_messages(prompt, request.person, request.history, texts, request.revealed, window)
-        purpose = f"judge.{request.repeat}.{number}"
-        seed = stage.seed(role, place, purpose, reroll=attempt)
-        schema = SCHEMA if stage.calls.seats[model].model.capabilities.json_schema else None
-        call_id, answer = await stage.calls.chat(
-            model,
-            ChatRequest(messages, role.sampling, seed, schema=schema),
-            asking(
-                role,
-                place,
-                reasked(purpose, attempt),
-                prompt.id,
-                {"shown": [first.node_id, second.node_id], "persona": request.person is not None},
-                window,
-                repeat=request.repeat * (MAX_REASKS + 1) + attempt if seed is None else 0,
-            ),
-        )
-        return call_id, answer.completions[0].text
+
+        def messages(prompt: Prompt, window: Window) -> tuple[Message, ...]:
+            return pairwise_messages(prompt, request.person, request.history, texts, request.revealed, window)
+
+        ids = (first.node_id, second.node_id)
+        question = Question(str(number), ids, messages, schema=SCHEMA, attempt=attempt)
+        call_id, answer = await ask(self._stage, self._spec, request, request.history, question)
+        return call_id, answer.text
 
 
 def pairwise_messages(

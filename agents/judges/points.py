@@ -13,11 +13,12 @@ import math
 from collections.abc import Sequence
 
 from agents.inducer import observer_head
+from agents.judges.observing import Question, ask
 from agents.judges.verdicts import JudgeSpec, by_scores, judgement
 from agents.messages import Candidate, JudgeRequest, Line, Person
-from agents.models.protocol import ChatRequest, Completion, Message
+from agents.models.protocol import Completion, Message
 from agents.prompts import Prompt
-from agents.roles import MAX_REASKS, Stage, asking, reasked
+from agents.roles import MAX_REASKS, Stage
 from agents.views import observer_view
 from agents.window import WHOLE, Window
 from trees.values import Judgement, Presentation, Score, Verdict
@@ -61,30 +62,32 @@ class PointsJudge:
         return presentation
 
     async def _ask(self, request: JudgeRequest, candidate: Candidate, attempt: int) -> tuple[str, Completion]:
-        stage, role, place = self._stage, self._spec.role, request.place
-        model = stage.model_for(role, place)
-        prompt = stage.prompts[request.prompt_id]
         dialogue = self._spec.settings.get("sees_dialogue") is not False
         history = seen(request.history, dialogue=dialogue)
-        window = await stage.window(model, history, observer_head(prompt, request.person), role.sampling.max_tokens)
-        messages = points_messages(prompt, request.person, history, candidate.text, window)
-        purpose = f"judge.{request.repeat}.{candidate.node_id[:12]}"
-        seed = stage.seed(role, place, purpose, reroll=attempt)
-        tail = {"shown": [candidate.node_id], "persona": request.person is not None, "dialogue": dialogue}
-        repeat = request.repeat * (MAX_REASKS + 1) + attempt if seed is None else 0
-        call_id, answer = await stage.calls.chat(
-            model,
-            ChatRequest(messages, role.sampling, seed, choices=FIGURES),
-            asking(role, place, reasked(purpose, attempt), prompt.id, tail, window, repeat=repeat),
-        )
-        return call_id, answer.completions[0]
+
+        def messages(prompt: Prompt, window: Window) -> tuple[Message, ...]:
+            return points_messages(prompt, request.person, history, candidate.text, window, request.place.turn)
+
+        node, noted = candidate.node_id, {"dialogue": dialogue}
+        question = Question(node[:12], (node,), messages, choices=FIGURES, noted=noted, attempt=attempt)
+        return await ask(self._stage, self._spec, request, history, question)
 
 
 def points_messages(
-    prompt: Prompt, person: Person | None, history: Sequence[Line], reply: str, window: Window = WHOLE
+    prompt: Prompt,
+    person: Person | None,
+    history: Sequence[Line],
+    reply: str,
+    window: Window = WHOLE,
+    turn: int = 1,
 ) -> tuple[Message, ...]:
-    """The prompt that asks for the points of a reply; `history` is what `seen` leaves of the transcript."""
-    return observer_view(observer_head(prompt, person), window.apply(history), prompt.render("tail", reply=reply))
+    """The prompt that asks for the points of a reply; `history` is what `seen` leaves of the transcript.
+
+    What suits the person at this turn, beyond their personality, stands in the tail, since it may change.
+    """
+    wants = person.situation.at(turn).wants if person is not None and person.situation is not None else ""
+    tail = prompt.render("tail", reply=reply, wants=wants)
+    return observer_view(observer_head(prompt, person), window.apply(history), tail)
 
 
 def seen(history: Sequence[Line], *, dialogue: bool) -> Sequence[Line]:

@@ -11,11 +11,12 @@ import math
 from collections.abc import Sequence
 
 from agents.inducer import observer_head
+from agents.judges.observing import Question, ask
 from agents.judges.verdicts import JudgeSpec, by_scores, judgement
 from agents.messages import Candidate, JudgeRequest, Line, Person
-from agents.models.protocol import ChatRequest, Message
+from agents.models.protocol import Message
 from agents.prompts import Prompt
-from agents.roles import Stage, asking
+from agents.roles import Stage
 from agents.views import observer_view
 from agents.window import WHOLE, Window
 from trees.values import Judgement, Presentation, Score, Verdict
@@ -50,25 +51,14 @@ class RatingJudge:
         return (*found, *missing, *among)
 
     async def _present(self, request: JudgeRequest, candidate: Candidate) -> Presentation:
-        stage, role, place = self._stage, self._spec.role, request.place
-        model = stage.model_for(role, place)
-        prompt = stage.prompts[request.prompt_id]
-        window = await stage.window(
-            model, request.history, observer_head(prompt, request.person), role.sampling.max_tokens
-        )
-        messages = rating_messages(prompt, request.person, request.history, candidate.text, window)
-        purpose = f"judge.{request.repeat}.{candidate.node_id[:12]}"
-        seed = stage.seed(role, place, purpose)
-        tail = {"shown": [candidate.node_id], "persona": request.person is not None}
-        call_id, answer = await stage.calls.chat(
-            model,
-            ChatRequest(messages, role.sampling, seed, choices=ANSWERS),
-            asking(role, place, purpose, prompt.id, tail, window, repeat=request.repeat if seed is None else 0),
-        )
-        first = answer.completions[0]
-        odds = {a: math.exp(first.choice_logprobs[a]) for a in ANSWERS} if first.choice_logprobs else {}
-        label = first.text.strip() if odds else None
-        return Presentation((candidate.node_id,), call_id, first.text, odds, label)
+        def messages(prompt: Prompt, window: Window) -> tuple[Message, ...]:
+            return rating_messages(prompt, request.person, request.history, candidate.text, window)
+
+        node = candidate.node_id
+        question = Question(node[:12], (node,), messages, choices=ANSWERS)
+        call_id, answer = await ask(self._stage, self._spec, request, request.history, question)
+        odds = {a: math.exp(answer.choice_logprobs[a]) for a in ANSWERS} if answer.choice_logprobs else {}
+        return Presentation((node,), call_id, answer.text, odds, answer.text.strip() if odds else None)
 
 
 def rating_messages(

@@ -104,6 +104,11 @@ class Counts:
     """Branches in all batches together."""
     decode_s: float = 0.0
     """Seconds inside llama.cpp's decoding."""
+    writing_steps: int = 0
+    """Those in which every branch has one token: nothing is read beside."""
+    writing_rides: int = 0
+    writing_s: float = 0.0
+    """From loading such a batch to its last token drawn."""
 
 
 class Scheduler:
@@ -140,6 +145,9 @@ class Scheduler:
             "steps": counts.steps,
             "batch_fill": counts.rides / steps,
             "decode_s": counts.decode_s,
+            "writing_steps": counts.writing_steps,
+            "writing_rides": counts.writing_rides,
+            "writing_s": counts.writing_s,
             "running": len(self._riding),
             "waiting": len(self._waiting),
             "cells_used": self._tree.hot_cells,
@@ -173,6 +181,7 @@ class Scheduler:
             self._send_back()
 
     def _decode(self, chunks: list[Chunk]) -> bool:
+        entered = time.perf_counter()
         outputs = self._load(chunks)
         began = time.perf_counter()
         while not self._context.decode():
@@ -186,6 +195,10 @@ class Scheduler:
             self._tree.grow(chunk.leaf, chunk.rider.branch.tokens[chunk.start : chunk.end])
         for rider, place, position in outputs:
             self._deliver(rider, place, position)
+        if all(chunk.end - chunk.start == 1 for chunk in chunks):
+            self._counts.writing_steps += 1
+            self._counts.writing_rides += len(chunks)
+            self._counts.writing_s += time.perf_counter() - entered
         return True
 
     # Who enters

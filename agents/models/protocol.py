@@ -247,7 +247,7 @@ class Figures:
 
     def since(self, before: Figures | None) -> Figures:
         """The same for the time since `before` alone, unless the backend was started again after it."""
-        if before is None or before.steps > self.steps:
+        if before is None or before.steps > self.steps or before.tokens_out > self.tokens_out:
             return self
         steps = self.steps - before.steps
         rides = (self.batch_fill or 0.0) * self.steps - (before.batch_fill or 0.0) * before.steps

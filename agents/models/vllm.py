@@ -56,6 +56,7 @@ from agents.models.protocol import (
 )
 from agents.models.restarts import Restarts
 from agents.models.settings import ADAPTER_BASE, ModelSettings
+from agents.models.vllm_metrics import figures_in
 from agents.models.vllm_server import HOST, ServerProcess, free_port, server_environment
 
 INSTALL = "install vllm into an environment of its own and name its interpreter: python = /path/to/venv/bin/python"
@@ -295,7 +296,14 @@ class VllmModel:
             await self._end()
 
     async def figures(self) -> Figures | None:
-        return None
+        """What the server shows at /metrics; None while there is none, or where it shows nothing."""
+        serving = self._running()
+        if serving is None:
+            return None
+        endpoint = serving.http.endpoints[0]
+        async with serving.http.response(endpoint, "GET", "/metrics", may_lack=True) as response:
+            text = (await read_bounded(response)).decode("utf-8", "replace")
+        return figures_in(text) if response.status == 200 else None
 
     async def close(self) -> None:
         self._open = False

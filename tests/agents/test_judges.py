@@ -458,6 +458,7 @@ SAMPLES: dict[str, tuple[float, str, str]] = {
     "max_words": (3, "just three words", "these are four words"),
     "min_words": (3, "just three words", "two words"),
     "question": (1, "Really?", "Really."),
+    "ends_with_question": (1, 'Tea is nice. "Or not?"\n', "Or not? Tea is nice."),
     "emoji": (1, "Nice \U0001f642", "Nice :)"),
     "exclamation": (1, "Nice!", "Nice."),
     "list": (1, "Two things:\n- tea\n- rest", "Tea - and rest"),
@@ -488,6 +489,7 @@ def test_a_rule_can_be_turned_round(name: str) -> None:
     ("name", "text"),
     [
         ("question", "本当ですか？"),
+        ("ends_with_question", "本当ですか？」"),
         ("list", "1. tea\n2. rest"),
         ("list", "• tea"),
         ("emoji", "☀"),

@@ -30,6 +30,8 @@ FILLED: dict[str, object] = {
     "first": "one",
     "second": "two",
     "reply": "one",
+    "situation": "You need a letter written.",
+    "wants": "Short answers.",
 }
 OUTSIDERS = ["inducer", "judge.choice", "judge.pairwise", "judge.rating"]
 """Kinds of prompt for those who read the conversation from outside."""
@@ -239,9 +241,12 @@ def test_every_shipped_file_is_a_prompt_or_taken_in_by_one() -> None:
     files = shipped_prompts()
     taken_in = {name for text in files.values() for name in files if f"{{> {name}}}" in text}
     for_responders = {"memory", "think_first", "few_shot"}
-    assert set(files) == set(SHIPPED_NAMES.values()) | taken_in | for_responders
+    for_users = {"user_in_situation"}
+    assert set(files) == set(SHIPPED_NAMES.values()) | taken_in | for_responders | for_users
     for name in for_responders:
         load_prompt("responder", name)
+    told = str(FILLED["situation"])
+    assert told in load_prompt("user", "user_in_situation").render("tail", turn=2, situation=told)
 
 
 @pytest.mark.parametrize(

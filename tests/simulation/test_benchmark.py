@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +13,30 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from agents.models.protocol import ChatAnswer, ChatRequest, Completion, Model, ModelIdentity, OnDelta
+from agents.models.scripted import ScriptedConfig, ScriptedModel
 from agents.rerender import Rerender
 from agents.words import content_stems
-from simulation.benchmark import RESPONDER, Measured, Result, cases_of, find_benchmark, plan, results, start
+from simulation.benchmark import (
+    RESPONDER,
+    Measured,
+    Result,
+    cases_of,
+    find_benchmark,
+    notes_of,
+    plan,
+    results,
+    rows_of,
+    start,
+)
 from simulation.benchmark_config import GENERIC, BenchmarkConfig, CasesConfig, load_benchmark, sample
 from simulation.cast import open_models
 from simulation.engine import close_engine, open_engine
+from simulation.metrics import compare, different, summarise
 from simulation.personas import held_out_personalities, held_out_profiles, seed_personalities, seed_profiles
 from tests.support.play import cast_of, configuration, play
 from trees.errors import SetupError
+from trees.ids import derive_seed
 from trees.pairs import Dropped, make_filter, targets, weigh_turns
 from trees.store import Store
 from trees.verify import USE_COLUMNS, use_from_row, verify
@@ -40,12 +57,14 @@ def config_of(**changes: Any) -> BenchmarkConfig:
     return BenchmarkConfig.model_validate({**BASE, **changes})
 
 
-async def measure(path: Path, config: BenchmarkConfig, name: str) -> Measured:
-    """Play one model's run to its end."""
-    models = await open_models(config.run_of(name))
+async def measure(
+    path: Path, config: BenchmarkConfig, name: str, others: Mapping[str, Model] | None = None
+) -> Measured:
+    """Play one model's run to its end; `others` stand in for models of the configuration."""
+    models = {**await open_models(config.run_of(name)), **(others or {})}
     measured = plan(config, name, models, cases_of(config.cases, None), None)
     with Store.open(path) as store:
-        run = start(store, measured)
+        run = (await start(store, measured)).run
     engine = await open_engine(path, run.id, config=config.run_of(name), models=models)
     try:
         await engine.run()
@@ -212,3 +231,138 @@ async def test_a_measurement_is_no_training_data(store_path: Path) -> None:
 async def test_keys_that_came_later_are_no_part_of_earlier_runs() -> None:
     identity = json.dumps((await cast_of(configuration())).identity())
     assert not any(key in identity for key in ("told", "sees_dialogue", "scores_lone"))
+
+
+async def test_scores_by_situation_and_what_a_change_did(store_path: Path) -> None:
+    config = config_of(situations=["small_talk", "taste"], turns=4)
+    await measure(store_path, config, "base")
+    result = read(store_path)["base"]
+    parts = result.by_situation()
+    assert {name: len(part.table.scores) for name, part in parts.items()} == {"small_talk": 5, "taste": 5}
+    assert (parts["taste"].change, parts["small_talk"].change) == (3, None)
+    assert np.isfinite(parts["taste"].table.scores).all()
+    assert sum(part.table.scores.sum() for part in parts.values()) == pytest.approx(result.table.scores.sum())
+    with Store.read(store_path) as store:
+        rows = rows_of(result)
+        assert {row["situation"] for row in rows} == {"small_talk", "taste"}
+        assert verify(store, rerender=Rerender(store)).clean
+
+
+async def test_thirty_turns_in_a_small_context_are_played_and_scored_to_the_end(store_path: Path) -> None:
+    """All windows have been cut by then, and the ledger has outgrown its part; prompts are rendered again with theirs."""
+    small = {"kind": "scripted", "context": 1024}
+    models = {"model": small, "other": {**small, "variant": "other"}}
+    tested = {"base": {"model": "model", "how": "memory"}}
+    config = config_of(models=models, turns=30, cases={"count": 2}, situations=["taste"], tested=tested)
+    await measure(store_path, config, "base")
+    result = read(store_path)["base"]
+    assert result.missing == {}
+    assert np.isfinite(result.table.scores).all()
+    with Store.read(store_path) as store:
+        epochs = dict(store.rows("SELECT role, max(epoch) FROM uses GROUP BY role"))
+        assert min(epochs["user"], epochs[RESPONDER], epochs["judge.points"]) >= 1
+        assert verify(store, rerender=Rerender(store)).clean
+
+
+class Improving(ScriptedModel):
+    """Ends in a question the more often the longer it has talked: by `slope` of all replies more each turn."""
+
+    slope = 0.15
+
+    async def chat(self, request: ChatRequest, on_delta: OnDelta | None = None) -> ChatAnswer:
+        answer = await super().chat(request, on_delta)
+        turn = sum(message.role == "user" for message in request.messages)
+        draw = derive_seed(request.seed or 0, "", "question", "")
+        asks = draw / 2**31 < 0.1 + self.slope * (turn - 1)
+        return replace(answer, completions=(Completion("And then?" if asks else "I see."),))
+
+
+async def test_a_planted_improvement_is_recovered_at_a_hundred_cases(store_path: Path) -> None:
+    config = config_of(cases={}, turns=4, judges={"rules": {"kind": "rules", "rules": {"question": 1}}})
+    improving = Improving("model", ScriptedConfig(kind="scripted", variant="improving"))
+    await measure(store_path, config, "base", {"model": improving})
+    summary = summarise(read(store_path, "rules")["base"].table)
+    planted = 4 * Improving.slope
+    assert summary.ir.low is not None
+    assert summary.ir.high is not None
+    assert summary.ir.low < planted < summary.ir.high
+    assert summary.ir.high - summary.ir.low < planted
+
+
+async def test_one_model_measured_again_and_again_is_seldom_called_different_from_itself(store_path: Path) -> None:
+    """A/A through the whole path: nine draws of the same model, 36 comparisons; benchmarks/bench.py has 210."""
+    tested = {f"draw{i}": {"model": "model", "repeat": i} for i in range(9)}
+    config = config_of(tested=tested, cases={"count": 8}, turns=2)
+    for name in tested:
+        await measure(store_path, config, name)
+    found = list(read(store_path).values())
+    assert len({result.run_id for result in found}) == len(tested)
+    called = sum(
+        different(one.mean, one.held_mean) or different(one.ir, one.held_ir)
+        for one in (compare(a.table, b.table, draws=300) for a, b in combinations(found, 2))
+    )
+    assert called <= 3
+
+
+def test_a_measurement_that_stands_there_twice_says_how_it_is_measured_again() -> None:
+    with pytest.raises(ValidationError, match=r"tested.again and tested.base are one measurement; .* repeat = 1"):
+        config_of(tested={"base": {"model": "model"}, "again": {"model": "model"}})
+
+
+@pytest.mark.parametrize("cases", [{"profiles": "store"}, {"personalities": "store"}])
+async def test_without_held_out_people_there_is_nobody_to_measure_on(store_path: Path, cases: dict[str, Any]) -> None:
+    with Store.open(store_path) as store:
+        store.apply(keep_profile(seed_profiles()[0], source="test"))
+        with pytest.raises(SetupError, match=r"holds out no .*, so there is nobody to measure on"):
+            cases_of(CasesConfig.model_validate(cases), None, store)
+
+
+def test_an_empty_file_of_people_holds_nobody(tmp_path: Path) -> None:
+    (tmp_path / "nobody.jsonl").write_text("", encoding="utf-8")
+    with pytest.raises(SetupError, match=r"nobody\.jsonl holds nobody to measure on"):
+        cases_of(CasesConfig(profiles="nobody.jsonl"), tmp_path)
+
+
+async def test_the_people_that_a_store_holds_out_can_be_measured_on(store_path: Path) -> None:
+    with Store.open(store_path) as store:
+        store.apply(keep_profile(seed_profiles()[0], source="test", split="held_out"))
+        people = cases_of(CasesConfig(profiles="store"), None, store)
+    assert [profile.id for profile, _ in people] == [seed_profiles()[0].id] * 5
+
+
+async def test_a_single_case_is_measured_and_said_to_tell_little(store_path: Path) -> None:
+    await measure(store_path, config_of(cases={"count": 1}), "base")
+    result = read(store_path)["base"]
+    assert summarise(result.table).mean.low is None
+    with Store.read(store_path) as store:
+        assert any("a single case: no figure has an interval" in note for note in notes_of(store, [result]))
+
+
+class Templated(ScriptedModel):
+    """Says that it is weights under a chat template."""
+
+    @property
+    def identity(self) -> ModelIdentity:
+        return ModelIdentity("llama", "5a3e" * 8, template=self._variant * 8)
+
+
+async def test_the_same_weights_under_other_templates_are_said_to_be_so(store_path: Path) -> None:
+    others = {
+        "user": {"model": "third"},
+        "inducer": {"model": "third"},
+        "judges": {"p": {"kind": "points", "model": "third"}},
+    }
+    config = config_of(
+        **{**others, "models": {**BASE["models"], "third": {"kind": "scripted"}}},
+        tested={"base": {"model": "model"}, "new": {"model": "other"}},
+        cases={"count": 2},
+        turns=1,
+    )
+    for name, model, template in (("base", "model", "aaaa"), ("new", "other", "bbbb")):
+        await measure(
+            store_path, config, name, {model: Templated(model, ScriptedConfig(kind="scripted", variant=template))}
+        )
+    with Store.read(store_path) as store:
+        found = results(store, find_benchmark(store, None)[0], "p", 1)
+        (note,) = notes_of(store, found)
+    assert note.startswith("base and new are the same weights under other chat templates (aaaaaaaa and bbbbbbbb)")

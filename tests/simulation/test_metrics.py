@@ -24,6 +24,7 @@ from simulation.metrics import (
     noise_floor,
     normalised_slope,
     r_squared,
+    recovery,
     recovery_time,
     sign_flip_p,
     slope,
@@ -202,10 +203,38 @@ def test_shares_of_the_gap_are_undefined_without_a_gap() -> None:
 
 
 def test_recovery_is_counted_from_the_change() -> None:
-    assert recovery_time([4, 4, 4, 2, 3, 4], 4) == 2
-    assert recovery_time([4, 4, 4, 4, 4, 4], 4) == 0
-    assert recovery_time([4, 4, 4, 2, 2, 2], 4) is None
-    assert recovery_time([None, 4, 4], 1) is None
+    assert recovery_time([4, 4, 4, 2, 3, 4], 4, 3.9) == 2
+    assert recovery_time([4, 4, 4, 4, 4, 4], 4, 3.9) == 0
+    assert recovery_time([4, 4, 4, 2, None, 2], 4, 3.9) is None
+    assert recovery_time([4, 4, None, 4], 3, 3.9) == 1
+
+
+@given(st.integers(2, TURNS), st.integers(1, TURNS), st.floats(0.5, 2), st.integers(0, 1000))
+def test_a_planted_change_is_found_at_its_turn_and_its_recovery_too(
+    change: int, recovers: int, depth: float, seed: int
+) -> None:
+    back = change + recovers
+    planted = 3.5 - np.where((np.arange(1, TURNS + 1) >= change) & (np.arange(1, TURNS + 1) < back), depth, 0)
+    scores = planted + np.random.default_rng(seed).normal(0, 0.05, (100, 1)) * np.ones(TURNS)
+    found = recovery(crossed(scores), change, draws=50)
+    assert found.fell
+    assert found.fall.value == pytest.approx(-depth)
+    assert found.turns == (recovers if back <= TURNS else None)
+    for other in {*range(2, TURNS + 1)} - {*range(change, TURNS + 1)}:
+        assert not recovery(crossed(scores), other, draws=50).fell
+
+
+@given(st.integers(2, TURNS), st.floats(-1, 0.5))
+def test_without_a_fall_nothing_has_to_recover(change: int, slope_of: float) -> None:
+    rising = crossed(np.tile(3 + abs(slope_of) * np.arange(TURNS), (100, 1)))
+    found = recovery(rising, change, draws=50)
+    assert not found.fell
+    assert found.turns == 0
+
+
+def test_a_single_case_recovers_to_its_own_level_and_calls_nothing_a_fall() -> None:
+    found = recovery(Table(np.array([[4.0, 4.0, 2.0, 4.0]]), ("p",), ("q",)), 3)
+    assert (found.turns, found.fell, found.before.low) == (1, False, None)
 
 
 def test_a_single_profile_counts_as_fixed_and_a_single_case_has_no_interval() -> None:

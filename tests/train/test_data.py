@@ -419,3 +419,25 @@ def test_rows_by_nobody_known_are_trained_on_beside_people(store: Store, tmp_pat
     assert len({tree.profile_id for tree in mixed.side("evaluation")}) == 1
     alone = select(store, Selection(runs=(), evaluation=0.5), [file])
     assert (len(alone.side("train")), len(alone.side("evaluation"))) == (15, 15)
+
+
+# ---- earlier runs
+
+
+def test_of_earlier_runs_only_a_share_is_taken_and_the_rest_is_counted(store: Store) -> None:
+    judge = make_judge(store)
+    old, new = (make_run(store, [(name, "calm") for name in ("Ada", "Ben", "Cleo")], seed=seed) for seed in (1, 2))
+    for run in (old, new):
+        for tree in range(3):
+            add_turn(run, judge, tree, name=f"{tree} of {run.id[:4]}")
+    wanted = replace(ALL, runs=(new.id,), earlier=(old.id,), earlier_share=0.25)
+    found = select(store, wanted)
+    assert {tree.source for tree in found.trees} == {old.id, new.id}
+    assert (found.targets, found.pairs) == (4, 4)
+    assert (found.dropped["targets"], found.dropped["pairs"]) == ({"beyond_share": 2}, {"beyond_share": 2})
+    assert select(store, wanted).digest == found.digest
+    assert len({select(store, replace(wanted, seed=seed)).digest for seed in range(8)}) > 1
+    assert (
+        select(store, replace(wanted, earlier_share=0.0)).digest == select(store, replace(ALL, runs=(new.id,))).digest
+    )
+    assert select(store, replace(wanted, earlier_share=1.0)).targets == 6

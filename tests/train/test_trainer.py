@@ -26,8 +26,9 @@ from tests.support.token_trees import VOCABULARY, random_tree, tiny_model
 from train.base_model import OpenedBase, adapter_config
 from train.config import LoraSettings, TrainingConfig, read_training_config
 from train.flat import dpo_trainer
+from train.packing import pack
 from train.points import Alarm, Point, Wish
-from train.trainer import fit, held_back, last_checkpoint
+from train.trainer import fit, last_checkpoint
 from trees.errors import SetupError
 
 TREES = [replace(random_tree(seed, segments=8), persona=f"persona-{seed % 4}") for seed in range(8)]
@@ -194,13 +195,12 @@ def test_another_training_in_the_same_folder_is_refused_by_the_names_of_what_dif
     assert fit(opened(settings().lora), TREES, machine, tmp_path, Seen()).ended == "done"
 
 
-def test_whole_personas_are_held_back_and_measured(tmp_path: Path) -> None:
+def test_who_is_held_back_is_measured_and_not_trained_on(tmp_path: Path) -> None:
     config = settings(evaluation={"share": 0.3, "every": 2})
     seen = Seen()
-    outcome = fit(opened(config.lora), TREES, config, tmp_path, seen)
-    trained, held = held_back(TREES, 0.3, config.seed)
-    assert outcome.held_back == tuple(sorted({tree.persona for tree in held}))
-    assert {tree.persona for tree in trained}.isdisjoint(outcome.held_back)
+    outcome = fit(opened(config.lora), TREES[2:], config, tmp_path, seen, measured=TREES[:2])
+    assert outcome.held_back == ("persona-0", "persona-1")
+    assert outcome.tokens == sum(len(row) for row in pack(TREES[2:], "dpo", config.tokens_per_row))
     assert [p.step for p in seen.points if p.kind == "evaluation"] == list(range(2, outcome.steps + 1, 2))
 
 
@@ -210,7 +210,7 @@ def test_no_better_loss_for_long_enough_ends_it_with_the_best_weights(tmp_path: 
         evaluation={"share": 0.3, "every": 2, "patience": 2},
     )
     base, seen = opened(config.lora), Seen()
-    outcome = fit(base, TREES, config, tmp_path, seen)
+    outcome = fit(base, TREES[2:], config, tmp_path, seen, measured=TREES[:2])
     assert outcome.ended == "early"
     measured = {p.step: p.loss for p in seen.points if p.kind == "evaluation"}
     best = min(measured, key=lambda step: measured[step])

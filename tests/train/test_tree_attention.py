@@ -19,7 +19,7 @@ from train import tree_attention
 from train.packing import PackedSequence, pack
 from train.reply_logps import reply_sums, row_of, separate_token_logps, token_logps
 from train.token_tree import TokenTree
-from train.tree_attention import obstacle, padded_length, prepare, uses_flex
+from train.tree_attention import NAME, obstacle, padded_length, prepare, uses_flex
 
 TIGHT = 1e-5
 
@@ -91,7 +91,15 @@ def test_shapes_that_branch_again_and_again(seed: int) -> None:
     assert_equal_to_flattened(with_lora(model), [random_tree(seed, segments=30, siblings=5, longest=6)], 1_000)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_blocks_read_what_torch_has_no_kernels_for(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    monkeypatch.setattr(tree_attention, "fits", lambda *_: False)
+    model = tiny_model("llama", num_hidden_layers=2, num_key_value_heads=1 + seed % 2 * 3)
+    assert_equal_to_flattened(with_lora(model), [random_tree(seed, segments=30, siblings=5, longest=6)], 1_000)
+
+
 def test_branches_longer_than_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tree_attention, "fits", lambda *_: False)
     monkeypatch.setattr(tree_attention, "BLOCK_ROWS", 16)
     assert_equal_to_flattened(tiny_model("qwen3"), [random_tree(seed, longest=70) for seed in range(2)], 3_000)
 
@@ -173,3 +181,12 @@ def test_compiled_attention_on_a_gpu_agrees() -> None:
     prepare(model)
     row = row_of(sequence, "cuda")
     assert off(reply_sums(token_logps(model, row), row.lengths), flat) < 1e-3
+
+
+def test_another_model_made_of_the_same_configuration_keeps_its_own_attention() -> None:
+    model = tiny_model("llama")
+    other = type(model)(model.config)
+    prepare(model)
+    assert model.model.layers[0].self_attn.config._attn_implementation == NAME
+    assert other.config._attn_implementation != NAME
+    assert other.model.layers[0].self_attn.config is other.config

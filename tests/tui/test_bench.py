@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import csv
+import json
+import sqlite3
+import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 
-from tests.support.command_line import Espalier, as_json
-from tui.benchview import plot
+from simulation.benchmark import find_benchmark
+from tests.support.command_line import Espalier, as_json, spawn
+from trees.store import Store
+from tui.benchview import curves_so_far, plot
+from tui.canonical import canonical_run
 
 BENCH = """
 name = "trial"
@@ -90,3 +98,91 @@ def test_generic_replies_know_nothing_that_nobody_said(espalier: Espalier, folde
     read = as_json(espalier("bench", "leaks", "--json"))
     assert [count for count, _ in read["floor"]["leaks"]] == [0, 0, 0]
     assert "come back" in espalier("bench", "leaks").stdout
+
+
+def test_situations_are_shown_apart_with_what_a_change_did(espalier: Espalier, folder: Path) -> None:
+    text = BENCH.replace("turns = 3", 'turns = 4\nsituations = ["advice", "taste"]')
+    (folder / "bench.toml").write_text(text, encoding="utf-8")
+    assert (
+        "situations, dealt to the cases in turn: advice, taste"
+        in espalier("bench", "run", "bench.toml", "--dry-run").stdout
+    )
+    measured = as_json(espalier("bench", "run", "bench.toml", "--model", "base", "--json"))
+    advice, taste = sorted(measured["models"][0]["situations"], key=lambda part: str(part["situation"]))
+    assert (advice["situation"], advice["cases"], advice["recovery"]) == ("advice", 3, None)
+    assert (taste["situation"], taste["recovery"]["change"]) == ("taste", 3)
+    shown = espalier("bench", "show").stdout
+    assert "By situation:" in shown
+    assert "After a change, turns until AL is back" in shown
+    espalier("bench", "export", "scores.csv")
+    with (folder / "scores.csv").open(encoding="utf-8") as file:
+        assert {row["situation"] for row in csv.DictReader(file)} == {"advice", "taste"}
+    drawn = espalier("show").stdout
+    assert "situation" in drawn
+    assert "turn 1:" in drawn
+
+
+def test_killed_in_the_middle_it_goes_on_to_what_an_unbroken_one_gives(espalier: Espalier, folder: Path) -> None:
+    slow = BENCH.replace('kind = "scripted"', 'kind = "scripted"\nlatency_s = 0.005')
+    (folder / "bench.toml").write_text(slow, encoding="utf-8")
+    espalier("bench", "run", "bench.toml", "--store", "unbroken.db", "--json")
+    process = spawn("bench", "run", "bench.toml", "--store", "killed.db")
+    try:
+        until(lambda: len(calls("killed.db")) > 60, process)
+    finally:
+        process.kill()
+        process.communicate()
+    kept = calls("killed.db")
+    assert 60 < len(kept) < len(calls("unbroken.db"))
+    measured = as_json(espalier("bench", "run", "bench.toml", "--store", "killed.db", "--json"))
+    assert measured == as_json(espalier("bench", "show", "--store", "unbroken.db", "--json"))
+    after = calls("killed.db")
+    assert after == calls("unbroken.db")
+    assert {call: after[call] for call in kept} == kept
+    assert asked("killed.db") == len(after) - len(kept), "a committed call was asked again"
+    assert trees("killed.db") == trees("unbroken.db")
+
+
+def calls(store: str) -> dict[str, str]:
+    """The stored answers by call id; none while there is no store yet."""
+    if not Path(store).exists():
+        return {}
+    connection = sqlite3.connect(store)
+    try:
+        return dict(connection.execute("SELECT id, answer FROM calls"))
+    except sqlite3.OperationalError:
+        return {}
+    finally:
+        connection.close()
+
+
+def asked(store: str) -> int:
+    """How many calls the engines that left in good order had asked."""
+    with Store.read(Path(store)) as opened:
+        rows = opened.rows("SELECT data FROM events WHERE kind = 'engine.left'")
+    return sum(json.loads(row[0])["asked"] for row in rows)
+
+
+def trees(store: str) -> list[object]:
+    with Store.read(Path(store)) as opened:
+        return sorted((canonical_run(opened, run) for run in opened.runs()), key=lambda run: str(run["run"]))
+
+
+def until(happened: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 60) -> None:
+    """Wait for a condition while a process lives."""
+    last = time.monotonic() + seconds
+    while not happened():
+        assert process.poll() is None, "it ended before it was killed"
+        assert time.monotonic() < last, "it did not get that far"
+        time.sleep(0.005)
+
+
+def test_the_curve_is_drawn_while_models_are_measured(espalier: Espalier, folder: Path) -> None:
+    (folder / "bench.toml").write_text(BENCH, encoding="utf-8")
+    espalier("bench", "run", "bench.toml", "--model", "base", "--json")
+    with Store.read(folder / "espalier.db") as store:
+        benchmark = find_benchmark(store, None)
+        line, *drawn = curves_so_far(store, benchmark[0], "points", 3, "base")
+        assert line.startswith("base, AL by turn: ")
+        assert drawn[-1].strip() == "A base"
+        assert curves_so_far(store, benchmark[0], "nobody", 3, "base") == ["AL: no reply is scored yet"]

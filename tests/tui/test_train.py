@@ -14,10 +14,11 @@ pytest.importorskip("peft", reason="the training extra is not installed")
 
 import torch
 
+from agents.overrides import setting
 from tests.support.command_line import ROOT, Espalier, as_json, spawn
 from tests.support.judged_store import PEOPLE, judged_store
 from tests.support.tiny_base import tiny_base
-from train.training_file import read_wanted, setting
+from train.training_file import read_wanted
 from trees.store import Store
 
 TOML = """
@@ -93,6 +94,9 @@ def test_sft_and_dpo_from_judged_trees_to_a_conversation(espalier: Espalier, rea
     assert (folder / "out" / "lineage.json").exists()
     espalier("train", "export", second["training"][:8], "lora.gguf", "--to", "gguf-lora")
     assert (folder / "lora.gguf").read_bytes()[:4] == b"GGUF"
+    (folder / "safe").mkdir()
+    assert "2 adapters beside it" in espalier("store", "backup", "safe/copy.db").output
+    espalier("train", "export", second["adapter"][:8], "again", "--to", "peft", "--store", "safe/copy.db")
     assert "is sound" in espalier("verify", "--no-prompts").output
 
 
@@ -105,6 +109,16 @@ def test_a_dry_run_says_what_would_be_trained_and_keeps_nothing(espalier: Espali
     said = espalier("train", "sft", "training.toml", "--dry-run").output
     assert "8 targets in 4 trees of 4 people" in said
     assert as_json(espalier("train", "list", "--json")) == []
+
+
+def test_trls_own_trainers_measure_who_is_held_back(espalier: Espalier, ready: str) -> None:
+    for kind in ("sft", "dpo"):
+        facts = as_json(espalier("train", kind, "training.toml", "--flat", "--json"))
+        assert facts["state"] == "finished"
+        measured = [point for point in facts["points"] if point["kind"] == "evaluation"]
+        assert [point["step"] for point in measured] == [2, 4]
+        assert all(point["loss"] > 0 for point in measured)
+        assert all((point["accuracy"] is not None) == (kind == "dpo") for point in measured)
 
 
 def test_in_the_background_it_is_steered_by_rows(espalier: Espalier, ready: str) -> None:

@@ -106,6 +106,12 @@ async def test_what_shares_a_prefix_is_read_once(model: VllmModel) -> None:
     again = await model.chat(ChatRequest(long, Sampling(max_tokens=1, temperature=0)))
     assert again.usage.prompt_tokens is not None
     assert (again.usage.cached_tokens or 0) > again.usage.prompt_tokens / 2
+    figures = await model.figures()
+    assert figures is not None
+    assert figures.steps > 0
+    assert figures.cells is not None
+    assert figures.prompt_reused >= (again.usage.cached_tokens or 0)
+    assert figures.prompt_read > 0
 
 
 async def test_scores_and_choices_are_those_of_transformers(model: VllmModel, folder: Path) -> None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from textual.app import App, SystemCommand
+from textual.app import App, SuspendNotSupported, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.screen import Screen
@@ -94,6 +94,12 @@ def _train() -> Screen[None]:
     return TrainScreen()
 
 
+def _evaluation() -> Screen[None]:
+    from tui.app.screens.evaluation import EvaluationScreen
+
+    return EvaluationScreen()
+
+
 SCREENS: dict[str, Callable[[], Screen[None]]] = {
     "home": _home,
     "setup": _setup,
@@ -101,6 +107,7 @@ SCREENS: dict[str, Callable[[], Screen[None]]] = {
     "trees": _trees,
     "prompts": _prompts,
     "train": _train,
+    "evaluation": _evaluation,
 }
 
 
@@ -142,10 +149,13 @@ class EspalierApp(App[None]):
         """As they stood at the last beat."""
         self.run_id: str | None = None
         """The run that screens are about."""
+        self.tree_id: str | None = None
+        """The tree that Trees is to show when it is gone to."""
         self.at_work: dict[int, str] = {}
         """What children of the command line are doing, in words."""
         self._children = 0
-        self._version: int | None = None
+        self._version: tuple[int, int] | None = None
+        """The opening of the store and its `data_version` when it was last looked at; None if it cannot be read."""
         self._beaten = 0.0
         self._looking = False
         self._unseen = False
@@ -153,6 +163,9 @@ class EspalierApp(App[None]):
         self._seen_again = 0.0
         self.looked = False
         """Whether the store was looked at once."""
+        self.trouble: EspalierError | None = None
+        """Why the store cannot be read, if so."""
+        self._had_store = False
         self._remembered = files.State() if start.fresh else files.read_state(files.folder() / "state.toml")
         for theme in THEMES:
             self.register_theme(theme)
@@ -187,7 +200,8 @@ class EspalierApp(App[None]):
         import contextlib
 
         with contextlib.suppress(RuntimeError, ValueError, NotImplementedError):
-            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self.exit)
+            for told in (signal.SIGTERM, signal.SIGHUP):
+                asyncio.get_running_loop().add_signal_handler(told, self.exit)
 
     async def on_unmount(self) -> None:
         if not self.start.fresh:
@@ -204,19 +218,25 @@ class EspalierApp(App[None]):
         if self._looking:
             return
         self._looking = True
+        version: tuple[int, int] | None = None
+        lines: Iterable[RunLine] | None = None
+        trouble: EspalierError | None = None
         try:
             version, lines = await self.figures.ask(self._beat)
-        except StoreMissing:
-            version, lines = None, ()
+        except StoreMissing as error:
+            # Where there never was a store, the first run makes one; one that was there and is gone is a trouble.
+            lines, trouble = (), error if self._had_store else None
         except EspalierError as error:
-            self.show_pill(Content(error.message))
-            return
+            trouble = error
         finally:
             self._looking = False
         self.looked = True
-        changed, self._version = version != self._version, version
+        self._had_store = self._had_store or version is not None
+        changed = version != self._version or str(trouble) != str(self.trouble)
+        self._version, self.trouble = version, trouble
         if lines is not None:
             self.runs = tuple(lines)
+        if lines is not None or trouble is not None:
             self.show_pill()
         self._unseen = self._unseen or changed
         below, now = next(iter(self.screen_stack), None), time.monotonic()
@@ -224,8 +244,8 @@ class EspalierApp(App[None]):
             self._unseen, self._seen_again = False, now + below.EVERY_S
             below.refresh_view()
 
-    def _beat(self, store: Store) -> tuple[int, Iterable[RunLine] | None]:
-        version = int(store.rows("PRAGMA data_version")[0][0])
+    def _beat(self, store: Store) -> tuple[tuple[int, int], Iterable[RunLine] | None]:
+        version = (self.figures.openings, int(store.rows("PRAGMA data_version")[0][0]))
         now = time.monotonic()
         if version == self._version and now - self._beaten < BEAT_S:
             return version, None
@@ -250,16 +270,21 @@ class EspalierApp(App[None]):
         """The run that screens are about: the one chosen, else the live or latest one."""
         return self.line_of(self.run_id) or next(iter(self.runs), None)
 
-    def show_pill(self, words: Content | None = None) -> None:
+    def show_pill(self) -> None:
         """Say on top how the run stands that is looked at, and what is being done."""
         line = self.current_run()
-        said = words or (Content("no run yet") if line is None else _pill_of(line, self.plain))
+        said = self._standing(line)
         if self.at_work:
             said = Content(f"{next(iter(self.at_work.values()))} ...  ") + said
         screen = next(iter(self.screen_stack), None)
         if isinstance(screen, Mode):
             for top in screen.query(TopBar):
                 top.show(said)
+
+    def _standing(self, line: RunLine | None) -> Content:
+        if self.trouble is not None:
+            return styled(("! ", "bad"), "the store cannot be read ")
+        return Content("no run yet") if line is None else _pill_of(line, self.plain)
 
     # Having things done
 
@@ -374,6 +399,9 @@ class EspalierApp(App[None]):
             try:
                 with self.suspend():
                     subprocess.run([*shlex.split(program), file.name], check=False)
+            except SuspendNotSupported:
+                self.tell(f"{program!r} needs a terminal of this machine; a browser is none", severity="warning")
+                return None
             except (OSError, RuntimeError, ValueError) as error:
                 self.tell(f"{program!r} did not run: {error}", severity="error")
                 return None
@@ -403,6 +431,11 @@ class EspalierApp(App[None]):
         wanted = "monitor" if line is not None and line.live else "trees"
         if wanted in self.MODES:
             self.switch_mode(wanted)
+
+    def look_at_tree(self, run_id: str, tree_id: str) -> None:
+        """Go to one tree of a run."""
+        self.run_id, self.tree_id = run_id, tree_id
+        self.switch_mode("trees")
 
 
 def _doing(app: EspalierApp, action: str, node: Any) -> Callable[[], Any]:

@@ -65,6 +65,11 @@ def _files() -> Iterator[Source]:
             yield Source(f"shipped:{name}", kinds[name], f"{name}.md", text, "shipped")
 
 
+def own_file(kind: str) -> Path:
+    """The file that runs take a kind of prompt from where their configuration names no other."""
+    return FOLDER / f"{SHIPPED_NAMES[kind]}.md"
+
+
 @dataclass(frozen=True, slots=True)
 class Checked:
     """A draft as a prompt, or what is wrong with it."""

@@ -39,6 +39,7 @@ TABS = (
     ("trees", "Trees"),
     ("prompts", "Prompts"),
     ("train", "Train"),
+    ("evaluation", "Eval"),
 )
 """Modes in the order of their keys, from 1."""
 

@@ -74,7 +74,7 @@ def _deciding(run: RunRow, tree: ConversationTree, judges: Mapping[str, str]) ->
 def _person(store: Store, row: TreeRow) -> Person | None:
     if row.profile_id is None or row.personality_id is None:
         return None
-    return person_of(store.profile(row.profile_id), store.personality(row.personality_id))
+    return person_of(store.profile(row.profile_id), store.personality(row.personality_id), row.situation)
 
 
 def _hits(store: Store, tree: ConversationTree, words: str) -> tuple[str, ...]:

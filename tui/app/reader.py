@@ -30,6 +30,8 @@ class Reader:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store-reader")
         self._store: Store | None = None
         self._file: tuple[int, int] | None = None
+        self.openings = 0
+        """How often the store was opened: another number is another file, or the same one come back."""
 
     async def ask(self, question: Callable[[Store], T]) -> T:
         """The answer of the store as it stands. Raises StoreError, or what the question raises."""
@@ -56,6 +58,7 @@ class Reader:
             return self._store
         self._drop()
         self._store, self._file = Store.read(self.path), found
+        self.openings += 1
         return self._store
 
     def _drop(self) -> None:

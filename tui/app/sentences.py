@@ -18,6 +18,8 @@ Row = tuple[tuple[Span, ...], tuple[Span, ...]]
 """A sentence of the first text beside the one of the second that stands in its place; either may be empty."""
 
 REMOVED, ADDED, SAME = "red", "green", ""
+MOST = 250_000
+"""Pairs of parts that are compared at most: beyond it the time is felt, and nobody reads the difference."""
 
 
 def sentences(text: str) -> list[str]:
@@ -29,12 +31,19 @@ def compared(first: str, second: str) -> list[Row]:
     """The sentences of two texts side by side."""
     a, b = sentences(first), sentences(second)
     rows: list[Row] = []
-    for kind, i1, i2, j1, j2 in SequenceMatcher(a=a, b=b, autojunk=False).get_opcodes():
+    for kind, i1, i2, j1, j2 in _steps(a, b):
         if kind == "equal":
             rows += [((Span(said, SAME),), (Span(said, SAME),)) for said in a[i1:i2]]
         else:
             rows += _changed(a[i1:i2], b[j1:j2])
     return rows
+
+
+def _steps(a: Sequence[str], b: Sequence[str]) -> Sequence[tuple[str, int, int, int, int]]:
+    """How one row of parts becomes the other; all of it is replaced where there are too many to compare."""
+    if len(a) * len(b) > MOST:
+        return [("replace", 0, len(a), 0, len(b))]
+    return SequenceMatcher(a=a, b=b, autojunk=False).get_opcodes()
 
 
 def _changed(before: Sequence[str], after: Sequence[str]) -> list[Row]:
@@ -51,7 +60,7 @@ def _by_words(before: str, after: str) -> Row:
     a, b = _WORDS.findall(before), _WORDS.findall(after)
     left: list[Span] = []
     right: list[Span] = []
-    for kind, i1, i2, j1, j2 in SequenceMatcher(a=a, b=b, autojunk=False).get_opcodes():
+    for kind, i1, i2, j1, j2 in _steps(a, b):
         same = kind == "equal"
         left += [Span("".join(a[i1:i2]), SAME if same else REMOVED)] if i2 > i1 else []
         right += [Span("".join(b[j1:j2]), SAME if same else ADDED)] if j2 > j1 else []

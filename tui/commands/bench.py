@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import csv
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import click
 
 from trees.errors import NotFound, SetupError
 from tui.console import say, say_json
-from tui.options import FILE, examples, json_option, store_option
+from tui.options import FILE, examples, json_option, set_option, store_option
 
 if TYPE_CHECKING:
     from simulation.benchmark import Result
@@ -60,6 +61,7 @@ def init(file: Path, force: bool) -> None:
 @click.argument("config", type=FILE)
 @click.option("--model", "names", multiple=True, metavar="NAME", help="Measure this one only; may be repeated.")
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Another seed than the file's: another measurement.")
+@set_option("Any field of the file, as turns=5.")
 @click.option("--retry-failed", is_flag=True, help="Ask again for replies that failed.")
 @click.option("--dry-run", is_flag=True, help="Open the models and estimate the work; ask no model for text.")
 @json_option
@@ -68,6 +70,7 @@ def run(
     config: Path,
     names: tuple[str, ...],
     seed: int | None,
+    given: dict[str, Any],
     retry_failed: bool,
     dry_run: bool,
     as_json: bool,
@@ -80,7 +83,7 @@ def run(
     """
     from simulation.benchmark_config import load_benchmark
 
-    loaded = load_benchmark(config, seed=seed)
+    loaded = load_benchmark(config, seed=seed, given=given)
     chosen = names or tuple(loaded.tested)
     for name in chosen:
         if name not in loaded.tested:
@@ -176,16 +179,17 @@ def leaks(prefix: str | None, as_json: bool, store_path: Path) -> None:
 @store_option
 def export(file: Path, prefix: str | None, judge: str | None, store_path: Path) -> None:
     """Write every score to FILE: CSV, or JSON with all figures if its name ends in .json."""
-    from simulation.benchmark import rows_of
+    from simulation.benchmark import notes_of, rows_of
     from trees.store import Store
     from tui.benchview import document
 
     with Store.read(store_path) as store:
         benchmark, name, found = _results(store, prefix, judge)
+        shown = document(benchmark, name, found, notes_of(store, found))
     rows = [row for result in found for row in rows_of(result)]
     try:
         if file.suffix == ".json":
-            whole = {**document(benchmark, name, found), "scores": rows}
+            whole = {**shown, "scores": rows}
             file.write_text(json.dumps(whole, sort_keys=True, indent=1), encoding="utf-8")
         else:
             with file.open("w", encoding="utf-8", newline="") as out:
@@ -203,23 +207,41 @@ async def _measure(
     """Measure one model; None if that is done already."""
     from simulation.benchmark import cases_of, kinship, plan, start
     from simulation.cast import close_models, open_models
+    from train.adapters import StoredAdapters
     from trees.store import Store
+    from tui.benchview import curves_so_far
     from tui.launch import Launch, play
+    from tui.stores import optional
 
-    people = cases_of(config.cases, folder)
-    models = await open_models(config.run_of(name))
+    with optional(store_path) as there:
+        people = cases_of(config.cases, folder, there)
+    models = await open_models(config.run_of(name), StoredAdapters(store_path))
     handed_over = False
     try:
         measured = plan(config, name, models, people, folder / "prompts")
         with Store.open(store_path) as store:
-            row = start(store, measured)
+            started = await start(store, measured)
+        row = started.run
+        if not started.paraphrases:
+            say(
+                f"{name}: compared with who may be trained on by words alone; `espalier personas split` measures the "
+                "pool, and paraphrases are found then",
+                stderr=True,
+            )
         for warning in kinship(measured.planned.cast):
             say(f"warning: {warning}", stderr=True)
         if row.state == "finished" and not retry_failed:
             return measured.benchmark_id, None
         say(f"{name}: {len(people)} cases of {config.turns} turns, run {row.id[:8]}", stderr=True)
         handed_over = True
-        launch = Launch(store_path, row.id, measured.planned.cast.config, models, retry_failed, quiet=as_json)
+        below = partial(
+            curves_so_far,
+            benchmark_id=measured.benchmark_id,
+            judge=measured.planned.cast.config.deciding_judge,
+            turns=config.turns,
+            measured=name,
+        )
+        launch = Launch(store_path, row.id, measured.planned.cast.config, models, retry_failed, as_json, below)
         return measured.benchmark_id, await play(launch)
     finally:
         if not handed_over:
@@ -229,25 +251,29 @@ async def _measure(
 async def _dry_run(
     config: BenchmarkConfig, names: tuple[str, ...], folder: Path, store_path: Path, *, as_json: bool
 ) -> None:
-    from simulation.benchmark import cases_of, kinship, plan, refuse_seen
+    from simulation.benchmark import cases_of, kinship, lineage_of, plan
     from simulation.cast import close_models, open_models
     from simulation.estimate import estimate
+    from simulation.lineage import refuse_known
+    from train.adapters import StoredAdapters
     from tui.stores import optional
 
-    people = cases_of(config.cases, folder)
-    with optional(store_path) as store:
-        if store is not None:
-            refuse_seen(store, people)
     plans: list[dict[str, Any]] = []
-    for name in names:
-        models = await open_models(config.run_of(name))
-        try:
-            measured = plan(config, name, models, people, folder / "prompts")
-            cast = measured.planned.cast
-            whole = estimate(cast, people).rows[-1].as_dict()
-            plans.append({"model": name, "how": measured.how, "warnings": kinship(cast), **whole})
-        finally:
-            await close_models(models)
+    with optional(store_path) as store:
+        people = cases_of(config.cases, folder, store)
+        for name in names:
+            models = await open_models(config.run_of(name), StoredAdapters(store_path))
+            try:
+                measured = plan(config, name, models, people, folder / "prompts")
+                cast = measured.planned.cast
+                seen = lineage_of(store, cast)
+                if store is not None:
+                    refuse_known(store, people, seen, name)
+                whole = estimate(cast, people).rows[-1].as_dict()
+                told = {"model": name, "how": measured.how, "lineage": seen.words, "warnings": kinship(cast)}
+                plans.append({**told, **whole})
+            finally:
+                await close_models(models)
     if as_json:
         say_json({"cases": len(people), "turns": config.turns, "models": plans})
         return
@@ -260,6 +286,8 @@ async def _dry_run(
         )
         for warning in one["warnings"]:
             say(f"    warning: {warning}")
+    if config.situations:
+        say(f"situations, dealt to the cases in turn: {', '.join(situation.name for situation in config.situations)}")
     say("No model was asked for text.")
 
 
@@ -274,11 +302,13 @@ def _results(
 
 
 def _document(prefix: str | None, judge: str | None, store_path: Path) -> dict[str, Any]:
+    from simulation.benchmark import notes_of
     from trees.store import Store
     from tui.benchview import document
 
     with Store.read(store_path) as store:
-        return document(*_results(store, prefix, judge))
+        benchmark, name, found = _results(store, prefix, judge)
+        return document(benchmark, name, found, notes_of(store, found))
 
 
 def _show(prefix: str | None, judge: str | None, store_path: Path, as_json: bool) -> None:

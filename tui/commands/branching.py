@@ -10,7 +10,10 @@ import click
 
 from trees.errors import SetupError
 from tui.console import is_plain, say, say_json, say_lines
-from tui.options import config_option, examples, json_option, store_option
+from tui.options import config_option, examples, json_option, set_option, store_option
+
+LOOKAHEAD = "lookahead"
+"""The judge that needs no configuration: its kind is its name."""
 
 
 @click.command(
@@ -71,6 +74,7 @@ def branch(node: str, text: str | None, count: int | None, turns: int | None, as
         "espalier judge 1a2b3c4d --judge likelihood --again",
         "espalier judge 1a2b3c4d --judge strict --config judges.toml",
         "espalier judge 1a2b3c4d --judge human",
+        "espalier judge 1a2b3c4d --judge lookahead --set of=rating --set depth=2",
     )
 )
 @click.argument("run")
@@ -79,14 +83,25 @@ def branch(node: str, text: str | None, count: int | None, turns: int | None, as
 )
 @click.option("--again", is_flag=True, help="Judge turns again that this judge has judged already.")
 @config_option
+@set_option("Any field of a judge that the run does not have, as kind=lookahead or depth=2.")
 @json_option
 @store_option
-def judge(run: str, name: str, again: bool, config_path: Path | None, as_json: bool, store_path: Path) -> None:
+def judge(
+    run: str,
+    name: str,
+    again: bool,
+    config_path: Path | None,
+    given: dict[str, Any],
+    as_json: bool,
+    store_path: Path,
+) -> None:
     """Have a judge judge all turns of RUN that it has not judged yet; earlier judgements stay.
 
-    --config takes the judge from [judges.NAME] of another file; its model must be one of the run's. `human`, or
-    `human.NAME` where several people judge, asks you: replies stand under letters in a shuffled order, without who
-    wrote them or what judges said. Every vote is kept at once; the same command goes on with the turns that are left.
+    --config takes the judge from [judges.NAME] of another file, --set its fields from here; its model must be one of
+    the run's. `lookahead` needs neither: it goes by the scores of the run's deciding judge, and looks again at turns
+    under which more has grown. `human`, or `human.NAME` where several people judge, asks you: replies stand under
+    letters in a shuffled order, without who wrote them or what judges said. Every vote is kept at once; the same
+    command goes on with the turns that are left.
     """
     from simulation.votes import is_person
     from trees.store import Store
@@ -96,10 +111,11 @@ def judge(run: str, name: str, again: bool, config_path: Path | None, as_json: b
         _by_hand(run, name, again, as_json, store_path)
         return
     args: dict[str, Any] = {"name": name, "again": again}
-    if config_path is not None:
-        args["config"] = _judge_in(config_path, name)
     with Store.read(store_path) as store:
         run_id = store.find("runs", run)
+        known = store.run(run_id).identity["play"].get("judges", {})
+    if config_path is not None or given or (name == LOOKAHEAD and name not in known):
+        args["config"] = _judge_of(config_path, name, given)
     result = _done(store_path, run_id, "judge", args)
     if as_json:
         say_json(result)
@@ -107,6 +123,8 @@ def judge(run: str, name: str, again: bool, config_path: Path | None, as_json: b
     with Store.read(store_path) as store:
         facts = run_facts(store, store.run(run_id))
     say(f"{name} judged {result['turns']} turns of run {run_id[:8]}")
+    if "looked_ahead" in result:
+        _say_looked_ahead(result["looked_ahead"], run_id)
     for row in facts["judges"]:
         if row["id"] == result["judge"]:
             say(", ".join(f"{key} {row[key]}" for key in ("win", "tie", "both_bad", "unstable", "abstain", "pairs")))
@@ -156,6 +174,23 @@ def note(node: str, text: str | None, bookmark: bool | None, store_path: Path) -
         if bookmark is not None:
             keep(store, run_id, tree[node_id], "bookmark", {"on": bookmark})
     say(f"kept at node {node_id[:8]}")
+
+
+def _say_looked_ahead(turns: int, run_id: str) -> None:
+    say(f"two replies or more went on in {turns} turns; where fewer did there is nothing to look ahead at")
+    if not turns:
+        say(
+            'Play with branching policy "all" or "beam", so that several replies go on, or extend replies by hand '
+            f"(espalier branch NODE --extend 2), then judge run {run_id[:8]} again."
+        )
+
+
+def _judge_of(path: Path | None, name: str, given: dict[str, Any]) -> dict[str, Any]:
+    """A judge's fields: those of a file, or its kind alone, with what is given over them."""
+    from agents.overrides import overlaid
+
+    of_kind = {"kind": LOOKAHEAD} if name == LOOKAHEAD else {}
+    return overlaid(_judge_in(path, name) if path is not None else of_kind, given)
 
 
 def _judge_in(path: Path, name: str) -> dict[str, Any]:

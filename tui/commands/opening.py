@@ -26,7 +26,7 @@ def app(theme: str | None, plain: bool, fresh: bool, store_path: Path) -> None:
     A run that the app starts goes on when the app is closed. Keys may be changed in espalier/keys.toml in the folder
     of your configuration files; `?` tells about every pane.
     """
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if not (_served() or (sys.stdin.isatty() and sys.stdout.isatty())):
         raise SetupError(
             "the app needs a terminal", hint="Without one: espalier status, espalier trees, espalier show."
         )
@@ -47,9 +47,14 @@ def wants_app() -> bool:
     return sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
 
 
+def _served() -> bool:
+    """Whether a browser is the terminal: then a server is at the other end of stdin and stdout."""
+    return "WebDriver" in os.environ.get("TEXTUAL_DRIVER", "")
+
+
 def _lacks_signs() -> bool:
     """Whether the terminal's encoding has no signs beyond ASCII."""
-    return not (sys.stdout.encoding or "ascii").lower().startswith("utf")
+    return not _served() and not (sys.stdout.encoding or "ascii").lower().startswith("utf")
 
 
 @click.command(epilog=examples("espalier serve", "espalier serve --port 8800 --store runs.db"))
@@ -61,13 +66,13 @@ def serve(port: int, store_path: Path) -> None:
     It listens on the loopback interface alone: whoever can open it can start runs as you.
     """
     try:
-        from textual_serve.server import Server
+        from tui.app import serving
     except ImportError as error:
         raise SetupError(
             "the app cannot be served without textual-serve", hint="pip install 'espalier-lm[serve]'"
         ) from error
-    import shlex
-
-    command = [sys.executable, "-m", "tui.main", "app", "--store", str(store_path.absolute())]
     say(f"the app is at http://localhost:{port}; Ctrl-C ends it")
-    Server(shlex.join(command), host="127.0.0.1", port=port, title="espalier").serve()
+    try:
+        serving.serve(store_path.absolute(), port)
+    except OSError as error:
+        raise SetupError(f"port {port} cannot be had: {error.strerror}", hint="--port takes another one.") from error

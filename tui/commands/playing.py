@@ -10,7 +10,7 @@ import click
 
 from trees.errors import SetupError
 from tui.console import say, say_json
-from tui.options import FILE, config_option, examples, json_option, store_option
+from tui.options import FILE, config_option, examples, json_option, set_option, store_option
 from tui.stores import existing
 
 if TYPE_CHECKING:
@@ -52,11 +52,20 @@ def init(file: Path, preset: str, force: bool) -> None:
 )
 @click.argument("config", type=FILE)
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Another seed than the file's: another run.")
+@set_option("Any field of the file, as personas.count=12.")
 @click.option("--dry-run", is_flag=True, help="Open the models and estimate the work; ask no model for text.")
 @click.option("--detach", is_flag=True, help="Play it in the background; this terminal may be closed.")
 @json_option
 @store_option
-def run(config: Path, seed: int | None, dry_run: bool, detach: bool, as_json: bool, store_path: Path) -> None:
+def run(
+    config: Path,
+    seed: int | None,
+    given: dict[str, Any],
+    dry_run: bool,
+    detach: bool,
+    as_json: bool,
+    store_path: Path,
+) -> None:
     """Play the run that CONFIG describes.
 
     The same command again goes on with an unfinished run and shows a finished one. Ctrl-C stops it: the calls
@@ -65,9 +74,9 @@ def run(config: Path, seed: int | None, dry_run: bool, detach: bool, as_json: bo
     from tui.planning import show_plan
 
     if dry_run:
-        asyncio.run(show_plan(config, seed, store_path, as_json=as_json))
+        asyncio.run(show_plan(config, seed, given, store_path, as_json=as_json))
         return
-    ending = asyncio.run(_run(config, seed, store_path, detach=detach, as_json=as_json))
+    ending = asyncio.run(_run(config, seed, given, store_path, detach=detach, as_json=as_json))
     _leave(ending)
 
 
@@ -110,14 +119,16 @@ def engine(run: str, retry_failed: bool, config_path: Path | None, store_path: P
     _leave(ending)
 
 
-async def _run(path: Path, seed: int | None, store_path: Path, *, detach: bool, as_json: bool) -> Ending | None:
+async def _run(
+    path: Path, seed: int | None, given: dict[str, Any], store_path: Path, *, detach: bool, as_json: bool
+) -> Ending | None:
     from simulation.cast import close_models
     from simulation.runs import begin
     from trees.store import Store
     from tui.launch import Launch
     from tui.planning import planned
 
-    plan = await planned(path, seed, store_path)
+    plan = await planned(path, seed, given, store_path)
     handed_over = False
     try:
         with Store.open(store_path) as store:
@@ -133,7 +144,8 @@ async def _run(path: Path, seed: int | None, store_path: Path, *, detach: bool, 
     finally:
         if not handed_over:
             await close_models(plan.cast.models)
-    _detach(store_path, row.id, path, False, as_json)
+    # The store has what was given over the file; the file alone would be another run.
+    _detach(store_path, row.id, None if given else path, False, as_json)
     return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,8 +95,8 @@ def show(
 ) -> None:
     """Draw TREE: who speaks, what they revealed, the replies with the judge's marks, and where it went on.
 
-    The persona stands on top, a legend of the marks below. TREE may also be the id of one of its messages; without
-    it, the tree with the most wins in the latest run.
+    The persona stands on top, a legend of the marks below. TREE may also be the id of one of its messages, or of
+    a run: then its tree with the most wins is shown, and without any id that of the latest run.
     """
     from trees.store import Store
     from tui.canonical import canonical_tree, full_tree
@@ -145,21 +146,19 @@ def _needs_json(canonical: bool, as_json: bool) -> None:
 
 
 def _tree_id(store: Store, prefix: str) -> str:
-    """A tree by its own id or by that of one of its messages. Raises NotFound."""
-    try:
-        return store.find("trees", prefix)
-    except NotFound as error:
-        try:
-            return store.tree_of(store.find("nodes", prefix))
-        except NotFound:
-            raise error from None
+    """A tree by its own id, by that of one of its messages, or by that of its run. Raises NotFound."""
+    with suppress(NotFound):
+        return store.tree_of(store.find("nodes", prefix))
+    with suppress(NotFound):
+        return most_decided_tree(store, store.find("runs", prefix))
+    return store.find("trees", prefix)
 
 
-def most_decided_tree(store: Store) -> str:
-    """The tree with the most pairs in the run worked on last: the most there is to see. Raises NotFound."""
+def most_decided_tree(store: Store, run_id: str | None = None) -> str:
+    """The tree with the most pairs in a run, or in the one worked on last. Raises NotFound."""
     from tui.stores import run_or_latest
 
-    run = run_or_latest(store, None)
+    run = run_or_latest(store, run_id)
     sql = (
         "SELECT t.id FROM trees t LEFT JOIN pairs p ON p.tree_id = t.id WHERE t.run_id = ? AND t.nodes > 0 "
         "GROUP BY t.id ORDER BY count(p.chosen_id) DESC, t.position LIMIT 1"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +29,10 @@ def store() -> None:
 @click.option("--force", is_flag=True, help="Write over a file that is there.")
 @store_option
 def backup(out: Path, force: bool, store_path: Path) -> None:
-    """Copy the store to OUT as it stands at one moment, also while an engine writes to it."""
+    """Copy the store to OUT as it stands at one moment, also while an engine writes to it.
+
+    Its adapters are copied to a folder beside OUT, unless they lie there already.
+    """
     from trees.store import Store, as_store_error
 
     if out.exists() and not force:
@@ -45,7 +50,36 @@ def backup(out: Path, force: bool, store_path: Path) -> None:
         raise as_store_error(error, out) from error
     finally:
         part.unlink(missing_ok=True)
-    say(f"{store_path} is copied to {out} ({count(out.stat().st_size)} bytes)")
+    adapters = _copy_adapters(store_path, out)
+    beside = f", and {adapters} adapters beside it" if adapters else ""
+    say(f"{store_path} is copied to {out} ({count(out.stat().st_size)} bytes){beside}")
+
+
+def _copy_adapters(store_path: Path, out: Path) -> int:
+    """Copy the adapters that a copied store names to where it looks for them; returns how many. Raises SetupError."""
+    from trees.store import Store
+    from trees.trainings import adapters
+
+    copied = 0
+    with Store.read(out) as copy:
+        named = [row.path for row in adapters(copy)]
+    for path in named:
+        source, target = store_path.resolve().parent / path, out.resolve().parent / path
+        if target.exists() or not source.is_dir():
+            continue
+        part = target.with_name(f".{target.name}.{os.getpid()}.part")
+        try:
+            shutil.copytree(source, part)
+            part.rename(target)
+        except OSError as error:
+            raise SetupError(
+                f"the adapter {target.name} cannot be copied to {target.parent}: {error.strerror or error}",
+                hint="Free some space; the store itself is copied.",
+            ) from error
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+        copied += 1
+    return copied
 
 
 @store.command(epilog=examples("espalier store prune"))

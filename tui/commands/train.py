@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import click
 
 from tui.console import console, count, is_plain, say, say_json, say_lines, say_table
-from tui.options import FILE, examples, json_option, store_option
+from tui.options import FILE, examples, json_option, set_option, store_option
 
 if TYPE_CHECKING:
     from train.training import Ending
@@ -24,15 +24,6 @@ PLOT_ROWS = 14
 """Rows of a drawn curve."""
 
 
-def _settings(_: click.Context, __: click.Parameter, words: tuple[str, ...]) -> dict[str, Any]:
-    from train.training_file import setting
-
-    try:
-        return dict(setting(word) for word in words)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from error
-
-
 _OPTIONS = (
     click.argument("config", type=FILE, required=False),
     click.option("--run", "runs", multiple=True, metavar="RUN", help="Only this run; may be given again for more."),
@@ -40,9 +31,7 @@ _OPTIONS = (
     click.option("--judge", metavar="NAME", help="Whose verdicts; the only judge's if left out."),
     click.option("--min-margin", type=click.FloatRange(0), help="Smallest difference of scores, in the judge's unit."),
     click.option("--adapter", metavar="ID", help="Go on from this adapter, or from what this training made."),
-    click.option(
-        "--set", "given", multiple=True, callback=_settings, metavar="KEY=VALUE", help="Any field, as lora.rank=8."
-    ),
+    set_option("Any field, as lora.rank=8."),
     click.option("--flat", is_flag=True, help="By TRL's own trainers on flattened rows, to compare with."),
     click.option("--dry-run", is_flag=True, help="Say what would be trained; train nothing."),
     click.option("--detach", is_flag=True, help="Train in the background; this terminal may be closed."),

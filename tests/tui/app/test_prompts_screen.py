@@ -79,3 +79,19 @@ def test_trying_asks_where_the_prompt_was_used_before(store_path: Path, run_id: 
     assert child.returncode == 0
     assert "\nbefore\n" in said
     assert f"\nunder {file}\n" in said
+
+
+async def test_a_version_is_taken_into_use_for_runs_begun_here(opening: Opening, run_id: str, tmp_path: Path) -> None:
+    file = tmp_path / "prompts" / "responder.md"
+    async with opening(180, 40, mode="prompts") as driven:
+        screen = await taken(driven, "responder")
+        await driven.press("escape", "u")
+        assert screen.source is not None
+        assert file.read_text(encoding="utf-8") == screen.source.text
+        file.write_text("[head]\nSomething of my own.\n", encoding="utf-8")
+        await driven.press("u")
+        assert "says something else" in driven.text()
+        await driven.press("enter")
+        assert file.read_text(encoding="utf-8") == "[head]\nSomething of my own.\n"
+        await driven.press("u", "left", "enter")
+        assert file.read_text(encoding="utf-8") == screen.source.text

@@ -88,6 +88,13 @@ def test_a_comparison_holds_both_texts_whole(first: str, second: str) -> None:
     assert right == sentences(second)
 
 
+def test_texts_too_long_to_compare_are_shown_whole_on_both_sides() -> None:
+    first, second = "word " * 20_000, "a. " * 20_000
+    rows = compared(first, second)
+    assert "".join(span.text for row in rows for span in row[0]).split() == first.split()
+    assert [span.text for row in rows for span in row[1]] == sentences(second)
+
+
 def test_a_changed_word_is_marked_alone() -> None:
     ((before, after),) = compared("I like tea.", "I like coffee.")
     assert [span.text for span in before if span.style] == ["tea."]

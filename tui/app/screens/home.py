@@ -70,7 +70,9 @@ class HomeScreen(Mode):
     def refresh_view(self) -> None:
         runs, pane = self.main.runs, self.pane("runs")
         self.query_one(Table).fill((line.id, self._cells(line)) for line in runs)
-        if runs:
+        if self.main.trouble is not None:
+            pane.notice("error", f"{self.main.trouble}\nIt is looked at again all the time; what is committed is kept.")
+        elif runs:
             pane.clear()
             pane.name_it(f"runs {len(runs)}")
         else:
@@ -90,9 +92,8 @@ class HomeScreen(Mode):
     def on_data_table_row_highlighted(self, _: DataTable.RowHighlighted) -> None:
         self._show_next()
 
-    def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
-        if event.row_key.value is not None:
-            self.main.choose_run(event.row_key.value)
+    def on_data_table_row_selected(self, _: DataTable.RowSelected) -> None:
+        self.action_open()
 
     def _show_next(self) -> None:
         line = self.main.line_of(self.query_one(Table).at)

@@ -18,7 +18,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
-from textual.widgets import Static
+from textual.widgets import DataTable, Static
 
 from trees.errors import EspalierError
 from trees.store import Store
@@ -400,6 +400,9 @@ class MonitorScreen(Mode):
             await self.main.look()
 
         self.main.set_to_work(asked)
+
+    def on_data_table_row_selected(self, _: DataTable.RowSelected) -> None:
+        self.action_trees()
 
     def action_trees(self) -> None:
         self.main.run_id = self.watching.run_id

@@ -26,7 +26,7 @@ from trees.errors import StoreMissing
 from trees.store import Store
 from tui.app import drafting, files
 from tui.app.content import Cell, drawn, flat, safe
-from tui.app.dialogs import Line
+from tui.app.dialogs import Line, Question
 from tui.app.drafting import Checked, Source
 from tui.app.frame import Mode, Pane, Table
 from tui.trying import TRIED, place_of, said_at
@@ -42,7 +42,8 @@ class VersionPane(Pane):
         Binding("enter", "screen.take", "Edit", id="prompts.take"),
         Binding("p", "screen.person(1)", "Next persona", id="prompts.person"),
         Binding("n", "screen.place(1)", "Next place", id="prompts.place"),
-        Binding("d", "screen.view('diff')", "Diff", id="prompts.diff"),
+        Binding("u", "screen.use", "Use", id="prompts.use"),
+        Binding("d", "screen.view('diff')", "Diff", show=False, id="prompts.diff"),
     ]
 
 
@@ -55,7 +56,8 @@ class PromptsScreen(Mode):
         "Prompts shows every version of every role's prompt: those in the store with how many runs use them, your own "
         "files in prompts/, and the shipped ones. enter takes one into the editor. On the right the draft is rendered "
         "on a persona and a turn of a stored tree, or compared with what it came from. ctrl+s keeps it as a version, "
-        "ctrl+r asks a model under it at that place; what it says is shown and not kept."
+        "ctrl+r asks a model under it at that place; what it says is shown and not kept. u has runs that are begun "
+        "from now on speak under the version."
     )
     CSS = """
     PromptsScreen #versions { width: 38; }
@@ -79,9 +81,9 @@ class PromptsScreen(Mode):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+s", "save", "Save", id="prompts.save"),
         Binding("ctrl+r", "try", "Try", id="prompts.try"),
-        Binding("ctrl+d", "view('diff')", "Diff", show=False, id="prompts.diff_too"),
+        Binding("ctrl+d", "view('diff')", "Diff", show=False, priority=True, id="prompts.diff_too"),
         Binding("ctrl+t", "side", "Preview", show=True, id="prompts.side"),
-        Binding("ctrl+e", "editor", "In $EDITOR", show=False, id="prompts.editor"),
+        Binding("ctrl+e", "editor", "In $EDITOR", show=False, priority=True, id="prompts.editor"),
         Binding("escape", "back", "Back", show=False, id="prompts.back"),
     ]
 
@@ -103,7 +105,10 @@ class PromptsScreen(Mode):
                 "versions",
                 Table(id="version-table"),
                 id="versions",
-                about="Versions and files by role. enter takes one into the editor.",
+                about=(
+                    "Versions and files by role. enter takes one into the editor; u writes it into prompts/, where "
+                    "runs that are begun in this folder from then on find it."
+                ),
             )
             yield Pane(
                 "editor",
@@ -298,8 +303,36 @@ class PromptsScreen(Mode):
             self.source = Source(prompt.id, prompt.kind, prompt.id[:8], self.text, note)
             self.main.tell(f"kept as version {prompt.id[:8]}" if new else f"it is version {prompt.id[:8]} already")
             await self._read()
+            table = self.query_one("#version-table", Table)
+            table.move_cursor(row=table.get_row_index(prompt.id))
 
         self.ask("save", saved, self.pane("editor"))
+
+    def action_use(self) -> None:
+        """Have runs that are begun from now on in this folder speak under the version that is pointed at."""
+        source = self._under_cursor()
+        if source is None:
+            return
+        file = drafting.own_file(source.kind)
+        there = file.read_text(encoding="utf-8") if file.is_file() else None
+        if there is None or there == source.text:
+            self._use(source, file)
+            return
+        words = f"{file} says something else. Its text is lost unless it is a version; write {source.name} over it?"
+        self.main.push_screen(
+            Question(words, (("write", "Write over it"), ("cancel", "Cancel"))),
+            lambda answer: self._use(source, file) if answer else None,
+        )
+
+    def _use(self, source: Source, file: Path) -> None:
+        try:
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(source.text, encoding="utf-8")
+        except OSError as error:
+            self.main.tell(f"cannot write {file}: {error.strerror}", severity="error")
+            return
+        self.main.tell(f"{file}: runs that are begun here from now on speak under {source.name}")
+        self.refresh_view()
 
     def action_try(self) -> None:
         prompt, tree = self.checked.prompt, self.tree_id

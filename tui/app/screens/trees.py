@@ -236,7 +236,11 @@ class TreesScreen(Mode):
 
     def refresh_view(self) -> None:
         """Another run was chosen: its trees. The same: what is shown is read again where it stands."""
-        run = self.main.run_id
+        run, tree = self.main.run_id, self.main.tree_id
+        if tree is not None:
+            self._scope, self.main.tree_id = run, None
+            self.query_one("#filter", Input).value = f"tree:{tree[:12]}"
+            return
         if run is not None and run != self._scope:
             self._scope = run
             self.query_one("#filter", Input).value = f"run:{run[:8]} "

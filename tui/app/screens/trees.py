@@ -75,16 +75,11 @@ class OutlinePane(Pane):
         Binding("m", "screen.bookmark", "Bookmark", id="trees.bookmark"),
         Binding("M", "screen.note", "Note", show=False, id="trees.note"),
         Binding("a", "screen.everything", "All branches", id="trees.everything"),
-        Binding("b", "screen.blind", "Judge blind", id="trees.blind"),
     ]
 
 
 class DetailPane(Pane):
     """What was said and judged."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("b", "screen.blind", "Judge blind", id="trees.blind_here"),
-    ]
 
 
 class ViewTab(Static):
@@ -141,6 +136,7 @@ class TreesScreen(Mode):
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "back", "Back", show=False, id="trees.back"),
+        Binding("b", "blind", "Judge blind", id="trees.blind"),
         Binding("comma", "beside(-1)", "Previous tree", show=False, id="trees.previous"),
         Binding("full_stop", "beside(1)", "Next tree", show=False, id="trees.next"),
         Binding("left_square_bracket", "sibling(-1)", "Previous sibling", show=False, id="trees.sibling_before"),

@@ -171,17 +171,26 @@ def _say_situations(models: Sequence[dict[str, Any]]) -> None:
     if changed:
         say("\nAfter a change, turns until AL is back within its interval of what it was:")
         told = [
-            (name, one_line(situation, 20), found["change"], bracketed(found["before"]), _fall(found), _turns(found))
+            (
+                name,
+                one_line(situation, 20),
+                found["change"],
+                bracketed(found["before"]),
+                fall_in_words(found),
+                back_in_words(found),
+            )
             for name, situation, found in changed
         ]
         say_table(("model", "situation", "at turn", "before", "fall", "back after"), told)
 
 
-def _fall(found: dict[str, Any]) -> str:
+def fall_in_words(found: dict[str, Any]) -> str:
+    """How far a level fell when something changed, and whether that is more than chance."""
     return bracketed(found["fall"], sign=True) + ("" if found["fell"] else " (no more than chance)")
 
 
-def _turns(found: dict[str, Any]) -> str:
+def back_in_words(found: dict[str, Any]) -> str:
+    """Turns until the level was back."""
     return "not back" if found["turns"] is None else str(found["turns"])
 
 

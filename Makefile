@@ -32,7 +32,8 @@ format: $(VENV)/.lint
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Kills at random instants, each resumed: 200 of scripted runs, 10 and 10 of embedded ones, Ctrl-C, the model's process.
+# Kills at random instants, each resumed: 200 of scripted runs, 10 and 10 of embedded ones, Ctrl-C, the model's process,
+# and two rounds in each of their steps.
 torture: $(VENV)/.test
 	$(BIN)/python benchmarks/torture.py
 

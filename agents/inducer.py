@@ -62,7 +62,8 @@ class Inducer:
         model = stage.model_for(role, place)
         prompt = stage.prompts[request.prompt_id]
         head = observer_head(prompt, request.person)
-        window = await stage.window(model, request.history, head, role.sampling.max_tokens)
+        tail = inducer_tail(prompt, request.person, request.known)
+        window = await stage.window(model, request.history, head, role.sampling.max_tokens, [tail])
         messages = inducer_messages(prompt, request.person, request.history, request.known, window)
         schema = SCHEMA if stage.calls.seats[model].model.capabilities.json_schema else None
         seed = stage.seed(role, place, "induce", reroll=attempt)
@@ -93,9 +94,13 @@ def inducer_messages(
     prompt: Prompt, person: Person | None, history: Sequence[Line], known: Sequence[str], window: Window = WHOLE
 ) -> tuple[Message, ...]:
     """The prompt that asks what the last message revealed."""
+    return observer_view(observer_head(prompt, person), window.apply(history), inducer_tail(prompt, person, known))
+
+
+def inducer_tail(prompt: Prompt, person: Person | None, known: Sequence[str]) -> str:
+    """The question, with what is known already: it grows with the conversation."""
     seen = {} if person is None else {"profile": person.profile, "personality": person.personality}
-    tail = prompt.render("tail", known=list(known), **seen)
-    return observer_view(observer_head(prompt, person), window.apply(history), tail)
+    return prompt.render("tail", known=list(known), **seen)
 
 
 def _ledger(request: InduceRequest, call_id: str, named: Sequence[str]) -> Ledger:

@@ -36,9 +36,8 @@ class Responder:
         stage, role, place = self._stage, self._role, request.place
         model = stage.model_for(role, place)
         prompt = stage.prompts[request.prompt_id]
-        window = await stage.window(
-            model, request.history, responder_head(prompt, request.person), role.sampling.max_tokens
-        )
+        head, tail = responder_head(prompt, request.person), responder_tail(prompt, request.hint)
+        window = await stage.window(model, request.history, head, role.sampling.max_tokens, [tail])
         messages = responder_messages(prompt, request.history, request.hint, window, request.person)
         purpose = f"respond.{request.replica}" if request.replica else "respond"
         seed = stage.seed(role, place, purpose, reroll=attempt)
@@ -71,8 +70,12 @@ def responder_messages(
     person: Person | None = None,
 ) -> tuple[Message, ...]:
     """The prompt for a reply. `hint` is None for a responder that gets none; an empty ledger gives no tail either."""
-    tail = prompt.render("tail", hint=list(hint)) if hint else ""
-    return responder_view(responder_head(prompt, person), window.apply(history), tail)
+    return responder_view(responder_head(prompt, person), window.apply(history), responder_tail(prompt, hint))
+
+
+def responder_tail(prompt: Prompt, hint: Sequence[str] | None) -> str:
+    """What is hinted: it grows with the conversation."""
+    return prompt.render("tail", hint=list(hint)) if hint else ""
 
 
 def responder_head(prompt: Prompt, person: Person | None) -> str:

@@ -64,14 +64,16 @@ class Stage:
         """Which lines of the transcript this model can be shown beside a head and an answer of this length.
 
         A quarter of the context is left to the tail whatever it holds today, so that the cut does not move with it.
-        Replies to be scored, one at a time, stand there too; only one that outgrows it takes from the transcript.
+        Replies to be scored, one at a time, stand there too, as do ledgers; only what outgrows it takes from the
+        transcript, in steps, so that a ledger that grows a little each turn does not move the cut each turn.
         """
         context = self.calls.seats[model].model.capabilities.context
         if context is None:
             return WHOLE
         kept_free = context // 4
         if any(len(reply.encode("utf-8", "surrogatepass")) > kept_free for reply in replies):
-            kept_free = max(kept_free, *await self._count(model, replies))
+            longest, step = max(await self._count(model, replies)), max(context // 8, 1)
+            kept_free = max(kept_free, -(-longest // step) * step)
         room = context - max_tokens - kept_free
         # A byte-level token is at least one byte, so what fits by bytes need not be counted.
         texts = [head, *(line.text for line in history)]

@@ -70,7 +70,7 @@ class Came:
     """What came of a step."""
 
     made: str | None
-    """Id of the run, training or benchmark."""
+    """Id of the run, judge, training or benchmark."""
     figures: Mapping[str, Any]
     wrong: str | None = None
     """Why the step is not done after all; None if it is."""
@@ -90,7 +90,7 @@ def planned(plan: Rounds, at: float) -> list[Write]:
 
 def kinds_of(plan: Rounds, round_: int) -> tuple[StepKind, ...]:
     """The steps of a round, in order."""
-    return ("benchmark",) if round_ == 0 else ("simulate", "lint", *plan.config.train.objectives, "benchmark")
+    return ("benchmark",) if round_ == 0 else plan.steps
 
 
 def next_step(plan: Rounds, rows: Sequence[StepRow]) -> Step | Over:
@@ -134,6 +134,8 @@ def _words(plan: Rounds, round_: int, kind: StepKind, rows: Sequence[StepRow]) -
     carried = standing(plan, before).carried
     if kind == "simulate":
         yield from simulate_words(plan, round_, {} if carried is None else {"adapter": carried})
+    elif kind == "judge":
+        yield from ("judge", str(own["simulate"].made), "--judge", plan.judge, "--json")
     elif kind == "lint":
         yield from _lint_words(plan, str(own["simulate"].made))
     elif kind == "benchmark":
@@ -198,7 +200,7 @@ def _speaking(plan: Rounds, role: dict[str, Any]) -> dict[str, Any]:
 
 def _lint_words(plan: Rounds, run_id: str) -> Iterator[str]:
     data = plan.training.get("data", {})
-    yield from ("data", "lint", run_id, "--judge", _judge(plan), "--base", str(plan.training.get("base", "embedded")))
+    yield from ("data", "lint", run_id, "--judge", plan.judge, "--base", str(plan.training.get("base", "embedded")))
     if "min_margin" in data:
         yield from ("--min-margin", str(data["min_margin"]))
     if "pairs" in data:
@@ -210,7 +212,7 @@ def _train_words(plan: Rounds, kind: StepKind, run_id: str, earlier: Sequence[st
     config = plan.config.train
     yield from ("train", kind, str(plan.file.parent / config.file))
     yield from _sets(config.given)
-    yield from ("--run", run_id, "--judge", _judge(plan))
+    yield from ("--run", run_id, "--judge", plan.judge)
     if earlier and config.earlier_share > 0:
         yield from _sets({"data.earlier": list(earlier), "data.earlier_share": config.earlier_share})
     if start is not None:
@@ -240,10 +242,6 @@ def _adapter_of(plan: Rounds, own: Mapping[StepKind, StepRow]) -> str | None:
     return None if last is None else str(last.figures["adapter"])
 
 
-def _judge(plan: Rounds) -> str:
-    return str(plan.training.get("data", {}).get("judge") or plan.run.deciding_judge)
-
-
 def _sets(given: Mapping[str, Any]) -> Iterator[str]:
     for key, value in given.items():
         yield from ("--set", as_word(key, value))
@@ -262,6 +260,8 @@ def what_came(store: Store, plan: Rounds, step: Step, said: Any, rows: Sequence[
     try:
         if step.kind == "simulate":
             return _played(said)
+        if step.kind == "judge":
+            return _judged(said)
         if step.kind == "lint":
             return _linted(plan, said)
         if step.kind == "benchmark":
@@ -288,6 +288,15 @@ def _played(said: Any) -> Came:
     return Came(run["id"], figures)
 
 
+def _judged(said: Any) -> Came:
+    figures = {"turns": said["turns"], "compared": said["looked_ahead"]}
+    if not said["looked_ahead"]:
+        return Came(
+            said["judge"], figures, f"no two replies of any turn went on, so nothing can be compared\n{_MORE_BRANCHES}"
+        )
+    return Came(said["judge"], figures)
+
+
 def _linted(plan: Rounds, said: Any) -> Came:
     sides = said["sides"].values()
     figures = {
@@ -307,6 +316,7 @@ def _linted(plan: Rounds, said: Any) -> Came:
 
 _UNITS: Mapping[Objective, str] = {"sft": "targets", "dpo": "pairs"}
 """What each objective learns from."""
+_MORE_BRANCHES = 'Play with branching policy "all" or "beam", or train by the verdicts of another judge.'
 _MORE_DATA = "Play more personas or turns, lower the judge's threshold or the margin, or leave that objective out."
 
 

@@ -26,7 +26,7 @@ from simulation.cast import load_prompts
 from simulation.config import RunConfig, SamplingConfig, Section, explain, load_config
 from simulation.quickstart import quickstart
 from trees.errors import SetupError
-from trees.rounds import rounds_id
+from trees.rounds import StepKind, rounds_id
 
 Objective = Literal["sft", "dpo"]
 _OPERATIONAL_OF_TRAINING = ("machine",)
@@ -106,12 +106,19 @@ class Rounds:
     """Name of the model that learns, in the run."""
     baseline: str
     """Name of the tested model that learns, in the benchmark."""
+    steps: tuple[StepKind, ...]
+    """Of every round but round 0, which only measures."""
     configuration: Mapping[str, Any]
     """The frozen half."""
 
     @property
     def folder(self) -> Path:
         return self.file.resolve().parent
+
+    @property
+    def judge(self) -> str:
+        """Name of the judge whose verdicts are trained on: the one branching follows if the trainings name none."""
+        return _judge(self.run, self.training)
 
     @property
     def tested(self) -> TestedConfig:
@@ -131,16 +138,18 @@ def load_rounds(path: Path) -> Rounds:
     bench = load_benchmark(folder / config.benchmark.file, given=config.benchmark.given)
     training = overlaid(_toml(folder / config.train.file), config.train.given)
     learner, baseline = _learner(config, run, path), _baseline(config, bench, path)
+    steps = _steps(config, run, _judge(run, training))
     configuration = {
         "seed": config.seed,
         "simulate": {**_own(config.simulate), "learner": learner},
         "train": _own(config.train),
         "benchmark": {"baseline": baseline},
+        "steps": list(steps),
         "run": _identity_of_run(run, folder),
         "training": {key: value for key, value in training.items() if key not in _OPERATIONAL_OF_TRAINING},
         "bench": _identity_of_bench(bench, baseline, folder),
     }
-    return Rounds(rounds_id(configuration), path, config, run, training, bench, learner, baseline, configuration)
+    return Rounds(rounds_id(configuration), path, config, run, training, bench, learner, baseline, steps, configuration)
 
 
 def samples() -> dict[str, str]:
@@ -194,6 +203,17 @@ def _learner(config: RoundsConfig, run: RunConfig, path: Path) -> str:
             hint="Give what was learnt another name: simulate.joins_as.",
         )
     return name
+
+
+def _judge(run: RunConfig, training: Mapping[str, Any]) -> str:
+    return str(training.get("data", {}).get("judge") or run.deciding_judge)
+
+
+def _steps(config: RoundsConfig, run: RunConfig, judge: str) -> tuple[StepKind, ...]:
+    """Of a round. A judge that looks ahead is silent while a run is played, so it is asked when the run is done."""
+    kind = run.judges[judge].kind if judge in run.judges else judge
+    looking: tuple[StepKind, ...] = ("judge",) if kind == "lookahead" else ()
+    return ("simulate", *looking, "lint", *config.train.objectives, "benchmark")
 
 
 def _baseline(config: RoundsConfig, bench: BenchmarkConfig, path: Path) -> str:

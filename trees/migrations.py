@@ -578,11 +578,11 @@ def m011_rounds(db: Database) -> None:
         rounds_id TEXT NOT NULL REFERENCES rounds(id) ON DELETE CASCADE,
         round INTEGER NOT NULL,       -- 0: what is measured before anything is trained
         place INTEGER NOT NULL,       -- within the round, from 0
-        kind TEXT NOT NULL CHECK (kind IN ('simulate', 'lint', 'sft', 'dpo', 'benchmark')),
+        kind TEXT NOT NULL CHECK (kind IN ('simulate', 'judge', 'lint', 'sft', 'dpo', 'benchmark')),
         words TEXT NOT NULL,          -- JSON array: the command line that does it
         state TEXT NOT NULL CHECK (state IN ('running', 'done', 'stopped', 'failed')),
         reason TEXT,                  -- why it stands in this state, in words: the last lines of a command that failed
-        made TEXT,                    -- id of the run, training or benchmark; NULL for lint, or not known yet
+        made TEXT,                    -- id of the run, judge, training or benchmark; NULL for lint, or not known yet
         figures TEXT NOT NULL,        -- JSON: what came of it
         host TEXT,                    -- where its process is, or was
         pid INTEGER,

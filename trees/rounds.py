@@ -24,7 +24,7 @@ from trees.store import Store
 from trees.text import escape, unescape
 from trees.writes import Write
 
-StepKind = Literal["simulate", "lint", "sft", "dpo", "benchmark"]
+StepKind = Literal["simulate", "judge", "lint", "sft", "dpo", "benchmark"]
 StepState = Literal["running", "done", "stopped", "failed"]
 RoundsState = Literal["new", "running", "stopped", "finished", "failed"]
 LISTING = "List them with `espalier rounds list`."

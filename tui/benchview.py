@@ -176,21 +176,18 @@ def _say_situations(models: Sequence[dict[str, Any]]) -> None:
                 one_line(situation, 20),
                 found["change"],
                 bracketed(found["before"]),
-                fall_in_words(found),
-                back_in_words(found),
+                bracketed(found["fall"], sign=True),
+                back_after(found),
             )
             for name, situation, found in changed
         ]
-        say_table(("model", "situation", "at turn", "before", "fall", "back after"), told)
+        say_table(("model", "situation", "at turn", "before", "then", "back after"), told)
 
 
-def fall_in_words(found: dict[str, Any]) -> str:
-    """How far a level fell when something changed, and whether that is more than chance."""
-    return bracketed(found["fall"], sign=True) + ("" if found["fell"] else " (no more than chance)")
-
-
-def back_in_words(found: dict[str, Any]) -> str:
-    """Turns until the level was back."""
+def back_after(found: dict[str, Any]) -> str:
+    """Turns until the level is back; a level that fell by no more than chance has nothing to come back from."""
+    if not found["fell"]:
+        return "no fall"
     return "not back" if found["turns"] is None else str(found["turns"])
 
 

@@ -45,12 +45,21 @@ def header(store: Store, row: TreeRow, look: Look) -> list[Line]:
 
 
 def halves(store: Store, row: TreeRow) -> list[tuple[str, str]]:
-    """The persona as the prompts have it: the personality's pronouns fit the profile. Empty for a person's
-    own tree.
+    """The persona as the prompts have it: the personality's pronouns fit the profile. And what brings them to talk.
+
+    Empty for a person's own tree.
     """
     from agents.person import person_of
 
     if row.profile_id is None or row.personality_id is None:
         return []
     person = person_of(store.profile(row.profile_id), store.personality(row.personality_id))
-    return [("profile", person.profile), ("personality", person.personality)]
+    situation = row.situation
+    if situation is None:
+        return [("profile", person.profile), ("personality", person.personality)]
+    told = "; ".join(f"turn {step.turn}: {step.direction}" for step in situation.steps if step.direction)
+    return [
+        ("profile", person.profile),
+        ("personality", person.personality),
+        ("situation", f"{situation.name}. {told}"),
+    ]

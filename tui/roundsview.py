@@ -51,11 +51,10 @@ class TimelineRow:
 
 def timeline(row: RoundsRow, done: Sequence[StepRow], *, alive: bool, now: float) -> list[TimelineRow]:
     """The steps of rounds, those to come included. `alive`: whether a process is at work on the rounds."""
-    objectives = row.configuration["train"]["objectives"]
     begun = {(step.round, step.place): step for step in done}
     lines = []
     for round_ in range(_last_round(row, done) + 1):
-        kinds = ["benchmark"] if round_ == 0 else ["simulate", "lint", *objectives, "benchmark"]
+        kinds = ["benchmark"] if round_ == 0 else row.configuration["steps"]
         for place, kind in enumerate(kinds):
             step = begun.get((round_, place))
             lines.append(TimelineRow(round_, kind, "to come", None, NO_FIGURE, None) if step is None else
@@ -92,6 +91,8 @@ def figure_of(step: StepRow) -> str:
     if step.kind == "simulate":
         failed = f", {figures['failed']} failed" if figures["failed"] else ""
         return f"{figures['trees']} trees, {figures['messages']} messages{failed}"
+    if step.kind == "judge":
+        return f"{figures['turns']} turns, of which {figures['compared']} have replies to compare"
     if step.kind == "lint":
         warnings = f", {len(figures['warnings'])} warnings" if figures["warnings"] else ""
         return f"{figures['targets']} targets, {figures['pairs']} pairs of {figures['people']} people{warnings}"

@@ -249,10 +249,12 @@ async def test_scores_by_situation_and_what_a_change_did(store_path: Path) -> No
 
 
 async def test_thirty_turns_in_a_small_context_are_played_and_scored_to_the_end(store_path: Path) -> None:
-    """All windows have been cut by then, and the prompts are rendered again with theirs."""
-    small = {"kind": "scripted", "context": 2048}
+    """All windows have been cut by then, and the ledger has outgrown its part; prompts are rendered again with theirs."""
+    small = {"kind": "scripted", "context": 1024}
     models = {"model": small, "other": {**small, "variant": "other"}}
-    await measure(store_path, config_of(models=models, turns=30, cases={"count": 2}, situations=["taste"]), "base")
+    tested = {"base": {"model": "model", "how": "memory"}}
+    config = config_of(models=models, turns=30, cases={"count": 2}, situations=["taste"], tested=tested)
+    await measure(store_path, config, "base")
     result = read(store_path)["base"]
     assert result.missing == {}
     assert np.isfinite(result.table.scores).all()

@@ -117,6 +117,9 @@ def test_situations_are_shown_apart_with_what_a_change_did(espalier: Espalier, f
     espalier("bench", "export", "scores.csv")
     with (folder / "scores.csv").open(encoding="utf-8") as file:
         assert {row["situation"] for row in csv.DictReader(file)} == {"advice", "taste"}
+    drawn = espalier("show").stdout
+    assert "situation" in drawn
+    assert "turn 1:" in drawn
 
 
 def test_killed_in_the_middle_it_goes_on_to_what_an_unbroken_one_gives(espalier: Espalier, folder: Path) -> None:

@@ -328,6 +328,23 @@ def test_what_may_change_keeps_the_rounds_and_what_is_frozen_does_not(made_base:
     assert load_rounds(file).id != first
 
 
+def test_by_a_judge_that_looks_ahead_there_is_a_step_more(
+    made_base: Path, espalier: Espalier, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds_folder(folder, made_base, objectives='["dpo"]')
+    training, run = folder / "training.toml", folder / "run.toml"
+    training.write_text(training.read_text() + '[data]\njudge = "lookahead"\n', encoding="utf-8")
+    assert "branching policy" in espalier("rounds", "rounds.toml", exit_code=1).stdout
+    run.write_text(run.read_text() + '[branching]\npolicy = "all"\n', encoding="utf-8")
+    monkeypatch.setattr(InProcess, "break_off", lambda round_, kind, when: kind == "dpo")
+    with pytest.raises(Killed):
+        CliRunner().invoke(main, ["rounds", "rounds.toml", "--json"], catch_exceptions=False)
+    begun = as_json(espalier("rounds", "show", "--json"))["steps"]
+    assert [step["kind"] for step in begun] == ["benchmark", "simulate", "judge", "lint", "dpo"]
+    assert begun[2]["figures"]["compared"] == 3
+    assert 0 < begun[3]["figures"]["pairs"] <= 3, "of the first turns: nothing grew under the second ones"
+
+
 def done(round_: int, kind: Any, **figures: Any) -> StepRow:
     place = {"simulate": 0, "lint": 1, "sft": 2, "dpo": 3, "benchmark": 4 if round_ else 0}[kind]
     figures = {"adapter": f"adapter{round_}", **figures} if kind != "simulate" else figures

@@ -256,6 +256,7 @@ def _round_rows(
     return [
         (round_, "simulate", f"{len(played['personas'])} trees, {replies} replies a turn", _range(whole["calls"]),
          _range(whole["tokens_out"])),
+        *((round_, "judge", f"by {plan.judge!r}", "", "") for kind in plan.steps if kind == "judge"),
         (round_, "lint", "", "", ""),
         *((round_, kind, most + kept, "", "") for kind in plan.config.train.objectives),
         (round_, "benchmark", f"what was learnt, beside {plan.baseline!r}", _range(measured["calls"]),

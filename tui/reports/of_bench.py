@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from trees.statistics import Rate
 from trees.store import Store
-from tui.benchview import back_in_words, bracketed, document, fall_in_words, number
+from tui.benchview import back_after, bracketed, document, number
 from tui.facts import rate
 from tui.reports.blocks import Block, Code, Facts, Picture, Report, Section, Table, Words
 from tui.reports.cases import case_facts, compared, conversation_of, ranked
@@ -222,10 +222,17 @@ def _situations(found: Mapping[str, Any]) -> Iterator[Block]:
     if changed:
         yield Words("After a change, turns until the level is back within its interval of what it was:")
         told = [
-            (model, name, str(each["change"]), bracketed(each["before"]), fall_in_words(each), back_in_words(each))
+            (
+                model,
+                name,
+                str(each["change"]),
+                bracketed(each["before"]),
+                bracketed(each["fall"], sign=True),
+                back_after(each),
+            )
             for model, name, each in changed
         ]
-        yield Table(("model", "situation", "at turn", "before", "fall", "back after"), tuple(told), ("at turn",))
+        yield Table(("model", "situation", "at turn", "before", "then", "back after"), tuple(told), ("at turn",))
 
 
 def _stem(name: str) -> str:

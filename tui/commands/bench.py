@@ -281,7 +281,7 @@ async def _dry_run(
     for one in plans:
         low, high = one["calls"]
         say(
-            f"  {one['model']} ({one['how']}): {low} to {high} calls, {one['tokens_in'][0]} to "
+            f"  {one['model']} ({one['how']}, lineage {one['lineage']}): {low} to {high} calls, {one['tokens_in'][0]} to "
             f"{one['tokens_in'][1]} tokens read"
         )
         for warning in one["warnings"]:

@@ -557,7 +557,8 @@ class TreesScreen(Mode):
 
     def action_filter(self) -> None:
         self._place("index")
-        self.call_after_refresh(self.query_one("#filter").focus)
+        # At once: who types on is faster than the next painting, and letters are keys of this screen.
+        self.set_focus(self.query_one("#filter"))
 
     def action_order(self) -> None:
         orders = list(index.ORDERS)

@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.builders import BuiltRun, judged, make_judge, make_run
 from tests.support.screens import Driven
+from tests.support.trainings import falling, make_training
 from tests.tui.app.conftest import Opening
 from tests.tui.conftest import CONFIG
 from trees.store import Store
@@ -96,6 +97,30 @@ async def test_hostile_text_in_trees(opening: Opening, hostile_store: BuiltRun) 
             _clean(driven)
         await driven.press("t", "y")
         assert not _CONTROL.search(driven.app.clipboard)
+
+
+async def test_hostile_text_while_judging_blind(opening: Opening, hostile_store: BuiltRun) -> None:
+    async with opening(180, 50, mode="trees") as driven:
+        await driven.until(lambda: driven.screen.opened is not None, "the tree is opened")
+        await driven.press("enter", "b")
+        for key in ("A", "equals_sign", "0", "B", "p", "t"):
+            await driven.press(key)
+            _clean(driven)
+
+
+async def test_hostile_text_of_trainings(opening: Opening, hostile_store: BuiltRun) -> None:
+    with Store.open(hostile_store.store.path) as store:
+        training = make_training(
+            store, [hostile_store.id], falling(30), name=HOSTILE[0] + HOSTILE[1], state="failed",
+            reason=HOSTILE[2], alarms=HOSTILE,
+        )  # fmt: skip
+        path = store.path
+    path.with_name(f"{path.stem}-{training[:8]}.log").write_bytes("\n".join(HOSTILE).encode("utf-8", "replace"))
+    async with opening(200, 60, mode="train") as driven:
+        await driven.until(lambda: driven.screen.watched.looked_at is not None, "the training is read")
+        for key in ("t", "L", "t", "less_than_sign", "o", "Z", "n", "enter", "escape", "down", "down", "enter"):
+            await driven.press(key)
+            _clean(driven)
 
 
 @pytest.mark.parametrize("mode", SCREENS)

@@ -77,8 +77,6 @@ class TopBar(Horizontal):
     TopBar .brand { width: auto; text-style: bold; color: $text-primary; }
     TopBar .tab { width: auto; height: 1; color: $text-muted; }
     TopBar TabPart { width: auto; }
-    Mode.-narrow TopBar .tab .name { display: none; }
-    Mode.-narrow TopBar .tab.-active .name { display: block; }
     TopBar .tab.-active { background: $primary; color: $background; text-style: bold; }
     TopBar #pill { width: 1fr; content-align-horizontal: right; text-wrap: nowrap; text-overflow: ellipsis; }
     """
@@ -219,6 +217,8 @@ class Mode(Screen[None]):
     VERTICAL_BREAKPOINTS = HEIGHTS
 
     DEFAULT_CSS = """
+    Mode.-narrow TopBar .tab .name { display: none; }
+    Mode.-narrow TopBar .tab.-active .name { display: block; }
     Mode.-ascii Pane { border: ascii $border-blurred; }
     Mode.-short Pane { border: none; border-top: solid $border-blurred; }
     Mode.-short Pane:focus-within { border: none; border-top: solid $border; }

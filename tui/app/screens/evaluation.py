@@ -91,7 +91,7 @@ class EvaluationScreen(Mode):
         Binding("g", "gap", "Gap", id="evaluation.gap"),
         Binding("equals_sign", "base", "Compare with", key_display="=", id="evaluation.base"),
         Binding("less_than_sign", "turn(-1)", "Turn before", key_display="<", show=False, id="evaluation.before"),
-        Binding("greater_than_sign", "turn(1)", "Next turn", key_display=">", id="evaluation.after"),
+        Binding("greater_than_sign", "turn(1)", "Next turn", key_display=">", show=False, id="evaluation.after"),
         Binding("x", "export", "Report", id="evaluation.export"),
         Binding("R", "resume", "Go on measuring", show=False, id="evaluation.resume"),
         Binding("Z", "side", "Side panes", id="evaluation.side"),
@@ -212,7 +212,7 @@ class EvaluationScreen(Mode):
         if evaluation is None:
             for pane, words in (("levels", EMPTY), ("models", "no model yet"), ("compared", "nothing to compare yet")):
                 self.pane(pane).notice("empty", words)
-            self.pane("benches").notice("empty", "no benchmark yet")
+            self.query_one("#bench-table").focus()
             return
         for pane in ("benches", "models", "compared"):
             self.pane(pane).clear()

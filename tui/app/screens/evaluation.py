@@ -210,9 +210,11 @@ class EvaluationScreen(Mode):
         self.query_one("#bench-table", Table).fill((line.id, self._bench(line)) for line in self.lines)
         evaluation = self.evaluation
         if evaluation is None:
-            for pane, words in (("levels", EMPTY), ("models", "no model yet"), ("compared", "nothing to compare yet")):
+            for pane, words in (("models", "no model yet"), ("compared", "nothing to compare yet")):
                 self.pane(pane).notice("empty", words)
-            self.query_one("#bench-table").focus()
+            # The words stand above an empty plot, which keeps the focus where nothing else is shown.
+            self.pane("levels").notice("partial", EMPTY)
+            self.query_one("#level-plot" if self.has_class("-narrow") else "#bench-table").focus()
             return
         for pane in ("benches", "models", "compared"):
             self.pane(pane).clear()

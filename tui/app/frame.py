@@ -19,11 +19,12 @@ from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.screen import Screen
 from textual.widget import Widget
-from textual.widgets import DataTable, Footer, Static
+from textual.widgets import DataTable, Footer, Input, Static, TextArea
 from textual.worker import Worker
 
 from trees.errors import EspalierError
 from tui.app.content import Cell, label, safe
+from tui.sanitise import in_place
 
 if TYPE_CHECKING:
     from tui.app.app import EspalierApp
@@ -202,6 +203,21 @@ class Table(DataTable[Text]):
             for column, before, cell in zip(columns, self.get_row(key), cells, strict=True):
                 if before != cell:
                     self.update_cell(key, column, cell, update_width=True)
+
+
+class Editor(TextArea):
+    """A text that is edited as it is and shown without what would drive the terminal."""
+
+    def get_line(self, line_index: int) -> Text:
+        return Text(in_place(self.document.get_line(line_index)), end="", no_wrap=True)
+
+
+class LineEditor(Input):
+    """A line that is edited as it is and shown without what would drive the terminal."""
+
+    @property
+    def _value(self) -> Text:
+        return Text(in_place(self.value), end="", no_wrap=True, overflow="ignore")
 
 
 class Mode(Screen[None]):

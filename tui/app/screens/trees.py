@@ -29,7 +29,7 @@ from trees.values import Node
 from tui.app import blind, filters, index, telling
 from tui.app.content import Cell, cells_of, drawn, flat, safe, styled
 from tui.app.dialogs import Line, Text
-from tui.app.frame import Mode, Pane, Table
+from tui.app.frame import LineEditor, Mode, Pane, Table
 from tui.app.handing_out import hand_out, trees_of
 from tui.app.index import Asked, Came, Counted, Index
 from tui.app.notes import Notes, keep
@@ -183,7 +183,7 @@ class TreesScreen(Mode):
             yield IndexPane(
                 "trees",
                 Vertical(
-                    Input(
+                    LineEditor(
                         placeholder="filter: words, turns>3, outcome:tie, persona:nurse ...", id="filter", compact=True
                     ),
                     Static(id="filter-told"),

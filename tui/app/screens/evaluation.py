@@ -91,7 +91,7 @@ class EvaluationScreen(Mode):
         Binding("g", "gap", "Gap", id="evaluation.gap"),
         Binding("equals_sign", "base", "Compare with", key_display="=", id="evaluation.base"),
         Binding("less_than_sign", "turn(-1)", "Turn before", key_display="<", show=False, id="evaluation.before"),
-        Binding("greater_than_sign", "turn(1)", "Next turn", key_display=">", id="evaluation.after"),
+        Binding("greater_than_sign", "turn(1)", "Next turn", key_display=">", show=False, id="evaluation.after"),
         Binding("x", "export", "Report", id="evaluation.export"),
         Binding("R", "resume", "Go on measuring", show=False, id="evaluation.resume"),
         Binding("Z", "side", "Side panes", id="evaluation.side"),
@@ -210,9 +210,11 @@ class EvaluationScreen(Mode):
         self.query_one("#bench-table", Table).fill((line.id, self._bench(line)) for line in self.lines)
         evaluation = self.evaluation
         if evaluation is None:
-            for pane, words in (("levels", EMPTY), ("models", "no model yet"), ("compared", "nothing to compare yet")):
+            for pane, words in (("models", "no model yet"), ("compared", "nothing to compare yet")):
                 self.pane(pane).notice("empty", words)
-            self.pane("benches").notice("empty", "no benchmark yet")
+            # The words stand above an empty plot, which keeps the focus where nothing else is shown.
+            self.pane("levels").notice("partial", EMPTY)
+            self.query_one("#level-plot" if self.has_class("-narrow") else "#bench-table").focus()
             return
         for pane in ("benches", "models", "compared"):
             self.pane(pane).clear()

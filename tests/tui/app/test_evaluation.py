@@ -197,7 +197,7 @@ async def being_measured(path: Path) -> AsyncIterator[Engine]:
     models = await open_models(config.run_of("base"))
     measured = plan(config, "base", models, cases_of(config.cases, None), None)
     with Store.open(path) as store:
-        run = start(store, measured)
+        run = (await start(store, measured)).run
     engine = await open_engine(path, run.id, config=config.run_of("base"), models=models)
     task = asyncio.create_task(engine.run())
     try:

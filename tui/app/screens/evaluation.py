@@ -147,7 +147,7 @@ class EvaluationScreen(Mode):
                     "level by turn",
                     CurvePlot(id="level-plot", plain=self.main.plain),
                     id="levels",
-                    about="The mean score of the replies at each turn; - are the ends of the 95 % interval. < and > "
+                    about="The mean score of the replies at each turn, with the ends of 95 % intervals. < and > "
                     "point at a turn, t shows the numbers, g the share of the gap from floor to ceiling.",
                 )
                 yield Pane(
@@ -273,7 +273,7 @@ class EvaluationScreen(Mode):
             return
         base, tried = self.compared()
         of = [result.model for result in (base, tried) if result is not None]
-        plot = figure(evaluation, of, gap=self._gap, at=self.turn)
+        plot = figure(evaluation, of, gap=self._gap, at=self.turn, plain=self.main.plain)
         self.query_one("#level-plot", CurvePlot).show(plot, as_table=self._table)
         pane = self.pane("levels")
         name = one_line(evaluation.line.name, 30)

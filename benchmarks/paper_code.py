@@ -66,7 +66,7 @@ def configuration(preset: str, model: dict[str, Any], turns: int) -> dict[str, A
         "turns": turns,
         "models": {"m": model},
         "user": {"rerolls": 0, "sampling": {**SAMPLING, "temperature": 0.9}},
-        "inducer": {"sampling": {"max_tokens": 60, "temperature": 0.0}},
+        "inducer": {"sampling": {"max_tokens": 40, "temperature": 0.0}},
         "responders": responders,
         "judges": judges,
         "judge": next(iter(own), RATING),

@@ -20,11 +20,14 @@ from tests.simulation.test_benchmark import config_of, measure  # noqa: E402
 from tests.support.chromium import browsing, installed  # noqa: E402
 from tests.support.play import configuration, play  # noqa: E402
 from tests.support.screens import Driven  # noqa: E402
+from tests.support.trainings import falling, make_training  # noqa: E402
 from trees.store import Store  # noqa: E402
 from tui.app.app import EspalierApp, Start  # noqa: E402
 from tui.app.frame import TABS  # noqa: E402
 from tui.app.screens.evaluation import EvaluationScreen  # noqa: E402
 from tui.app.screens.monitor import MonitorScreen  # noqa: E402
+from tui.app.screens.train import TrainScreen  # noqa: E402
+from tui.app.watching_trainings import drawn_together  # noqa: E402
 from tui.reports.of_bench import facts, report  # noqa: E402
 from tui.reports.page import page as written  # noqa: E402
 
@@ -38,11 +41,21 @@ TESTED = {
     "floor": {"how": "floor"},
     "told": {"model": "model", "how": "told"},
 }
+TRAINED_STEPS = (240, 180)
+"""Of the trainings that Train shows, drawn together."""
+
+
+def train(store: Path, run: str) -> None:
+    """Trainings as they are kept, with points that no model made: these pictures are of the screen."""
+    with Store.open(store) as opened:
+        for seed, steps in enumerate(TRAINED_STEPS, 1):
+            name = "embedded on small"
+            make_training(opened, [run], falling(steps, measured_every=30), name=name, seed=seed, checkpoints=[steps])
 
 
 async def capture(store: Path, wanted: list[str]) -> None:
     """The screens and the report; those of the names wanted, or all."""
-    await play(store, configuration(turns=4, personas={"count": 8}))
+    train(store, await play(store, configuration(turns=4, personas={"count": 8})))
     for name in TESTED:
         await measure(store, config_of(name="trial", tested=TESTED, turns=6, cases={"count": 25}), name)
     await capture_screens(store, wanted)
@@ -79,10 +92,29 @@ async def capture_screens(store: Path, wanted: list[str]) -> None:
                 assert isinstance(screen, EvaluationScreen)
                 await driven.until(lambda screen=screen: screen.evaluation, "the benchmark is read")
             await driven.press(*PRESSED.get(mode, ()))
-            if wanted and mode not in wanted:
-                continue
-            (FOLDER / f"{mode}.svg").write_text(app.export_screenshot(title=f"espalier: {name}"), encoding="utf-8")
+            if mode == "train":
+                await overlaid(driven)
+            keep(app, mode, name, wanted)
+            if mode == "trees":
+                await driven.press("b", "B")
+                keep(app, "blind", "Trees, judging blind", wanted)
+                await driven.press("b")
             await driven.press("escape")
+
+
+async def overlaid(driven: Driven) -> None:
+    """One training drawn over another."""
+    screen = driven.screen
+    assert isinstance(screen, TrainScreen)
+    await driven.until(lambda: screen.data, "what it learns from is read")
+    await driven.press("o", "full_stop")
+    await driven.until(lambda: drawn_together(screen.watched), "both are drawn")
+
+
+def keep(app: EspalierApp, name: str, title: str, wanted: list[str]) -> None:
+    if wanted and name not in wanted:
+        return
+    (FOLDER / f"{name}.svg").write_text(app.export_screenshot(title=f"espalier: {title}"), encoding="utf-8")
 
 
 def main() -> None:

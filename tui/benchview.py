@@ -186,6 +186,8 @@ def _say_situations(models: Sequence[dict[str, Any]]) -> None:
 
 def back_after(found: dict[str, Any]) -> str:
     """Turns until the level is back; a level that fell by no more than chance has nothing to come back from."""
+    if found["fall"]["value"] is None:
+        return "-"
     if not found["fell"]:
         return "no fall"
     return "not back" if found["turns"] is None else str(found["turns"])

@@ -201,7 +201,7 @@ def test_who_is_held_back_is_measured_and_not_trained_on(tmp_path: Path) -> None
     outcome = fit(opened(config.lora), TREES[2:], config, tmp_path, seen, measured=TREES[:2])
     assert outcome.held_back == ("persona-0", "persona-1")
     assert outcome.tokens == sum(len(row) for row in pack(TREES[2:], "dpo", config.tokens_per_row))
-    assert [p.step for p in seen.points if p.kind == "evaluation"] == list(range(2, outcome.steps + 1, 2))
+    assert [p.step for p in seen.points if p.kind == "evaluation"] == [2, 3]
 
 
 def test_no_better_loss_for_long_enough_ends_it_with_the_best_weights(tmp_path: Path) -> None:

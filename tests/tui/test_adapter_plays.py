@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ pytest.importorskip("peft", reason="the training extra is not installed")
 
 from tests.support.command_line import Espalier, as_json
 from tests.support.judged_store import judged_store
+from trees.store import Store
 
 TRAINING = """
 base = "embedded"
@@ -61,10 +63,34 @@ sampling = {{ max_tokens = 8, temperature = 0.0 }}
 kind = "rules"
 rules = {{ max_words = 20 }}
 """
+BENCH = """
+name = "of an adapter"
+turns = 1
+[models.still]
+kind = "scripted"
+[models.llama]
+kind = "llama"
+path = "embedded"
+[user]
+model = "still"
+[inducer]
+model = "still"
+[judges.rules]
+kind = "rules"
+rules = {{ max_words = 20 }}
+[tested.tuned]
+model = "llama"
+adapter = "{adapter}"
+sampling = {{ max_tokens = 8, temperature = 0.0 }}
+[cases]
+{cases}
+"""
 
 
 @pytest.mark.embedded
-def test_what_was_learnt_is_said_in_chat_and_in_a_run_by_both_backends(espalier: Espalier, folder: Path) -> None:
+def test_what_was_learnt_is_said_everywhere_and_measured_on_nobody_who_was_seen(
+    espalier: Espalier, folder: Path
+) -> None:
     judged_store(folder / "espalier.db")
     (folder / "training.toml").write_text(TRAINING, encoding="utf-8")
     adapter = as_json(espalier("train", "sft", "training.toml", "--json"))["adapter"]
@@ -80,3 +106,22 @@ def test_what_was_learnt_is_said_in_chat_and_in_a_run_by_both_backends(espalier:
     replies = [node for node in tree["nodes"] if node["speaker"] == "assistant"]
     assert {node["role"] for node in replies} == {"responder.llama", "responder.transformers"}
     assert all(node["text"].startswith("Yes, Ada") for node in replies)
+
+    (folder / "bench.toml").write_text(BENCH.format(adapter=adapter[:8], cases="count = 2"), encoding="utf-8")
+    (measured,) = as_json(espalier("bench", "run", "bench.toml", "--json"))["models"]
+    assert measured["n"] == [2]
+    assert measured["lineage"].startswith("base ")
+    assert measured["lineage"].endswith("4 people")
+    assert " > sft " in measured["lineage"]
+
+    with Store.read(folder / "espalier.db") as store:
+        seen = store.rows("SELECT text FROM profiles WHERE split = 'train' ORDER BY id LIMIT 1")[0][0]
+    (folder / "seen.jsonl").write_text(
+        json.dumps({"kind": "profile", "pronouns": "they", "facts": [seen]}), encoding="utf-8"
+    )
+    elsewhere = str(next((folder / "espalier-adapters").glob(f"{adapter}*")))
+    text = BENCH.format(adapter=elsewhere, cases='profiles = "seen.jsonl"')
+    (folder / "bench.toml").write_text(text, encoding="utf-8")
+    refused = espalier("bench", "run", "bench.toml", "--store", "other.db", exit_code=3).stderr
+    assert "1 of the 1 profiles were trained on: 'tuned' comes of base" in " ".join(refused.split())
+    assert seen[:20] in refused

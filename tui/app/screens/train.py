@@ -123,7 +123,7 @@ class TrainScreen(Mode):
         Binding("S", "stop", "Stop", id="train.stop"),
         Binding("R", "resume", "Resume", id="train.resume"),
         Binding("n", "new", "New", id="train.new"),
-        Binding("t", "table", "Numbers", id="train.table"),
+        Binding("t", "table", "Numbers instead of curves", show=False, id="train.table"),
         Binding("L", "log_axis", "Logarithmic axis", show=False, id="train.log_axis"),
         Binding("Z", "side", "Side panes", id="train.side"),
         Binding("left_square_bracket", "curve(-1)", "Previous curve", show=False, id="train.curve_before"),
@@ -234,7 +234,7 @@ class TrainScreen(Mode):
 
     def _nothing(self) -> None:
         self.pane("standing").notice("empty", _NOTHING)
-        self.pane("list").notice("empty", "no training yet")
+        self.query_one("#training-table", Table).fill(())
         self.pane("curves").notice("empty", "the curves of a training are drawn here")
         self.pane("data").notice("empty", "what a training keeps and drops is told here")
         self.pane("log").notice("empty", "alarms and the last lines of a training's log stand here")

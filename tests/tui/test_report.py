@@ -194,7 +194,7 @@ def test_a_trainings_report_has_curves_and_what_was_left_out(espalier: Espalier,
 
 
 def test_rounds_are_reported_from_their_rows(espalier: Espalier, folder: Path) -> None:
-    configuration = {"train": {"objectives": ["sft"]}}
+    configuration = {"steps": ["simulate", "lint", "sft", "benchmark"]}
     rounds = rounds_id(configuration)
     means = [{"value": 3.0 + n / 2, "low": 2.8 + n / 2, "high": 3.2 + n / 2} for n in (0, 1)]
     gain = {"outcome": "gain", "against": "base", "difference": {"value": 0.5, "low": 0.2, "high": 0.8}}

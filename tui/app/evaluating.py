@@ -152,6 +152,15 @@ def _score(result: Result, case: int, turn: int | None) -> float | None:
     return float(np.nanmean(scores)) if np.isfinite(scores).any() else None
 
 
+def read_rounds(store: Store) -> Mapping[str, Any] | None:
+    """The timeline of the rounds that were begun last; None where there are none."""
+    from trees.rounds import all_rounds
+    from tui.roundsview import rounds_facts
+
+    rows = all_rounds(store)
+    return rounds_facts(store, rows[0]) if rows else None
+
+
 # What is shown
 
 

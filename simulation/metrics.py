@@ -105,7 +105,8 @@ class Recovery:
 
     @property
     def fell(self) -> bool:
-        return self.fall.high is not None and self.fall.high < 0
+        """By more than chance, and by more than rounding."""
+        return self.fall.high is not None and self.fall.high < -_FLAT
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +158,8 @@ def slope(curves: Array) -> Array:
 
 
 def r_squared(curves: Array) -> Array:
-    """R2 of the same line: 1 - residual / total sum of squares. NaN for a flat curve, which has nothing to explain.
+    """R2 of the same line: 1 - residual / total sum of squares. NaN for a flat curve, which has nothing to
+    explain, and with fewer than three turns, through which a line always goes.
 
     Cannot tell: up from down (a steady decline has R2 = 1), nor much from little. N-R2, the R2 of the line through the
     normalised curve, is this very number, since R2 does not change with scale and shift: it is never shown apart.
@@ -175,14 +177,14 @@ def normalised(curves: Array) -> Array:
 
 
 def normalised_slope(curves: Array) -> Array:
-    """N-IR: the slope of N-AL(k); equal to IR / (max - min). NaN for a flat curve.
+    """N-IR: the slope of N-AL(k); equal to IR / (max - min). NaN for a flat curve and with fewer than three turns.
 
     Cannot tell: how much. A climb of 0.01 points and one of 2 points have the same N-IR if they have the same shape: a
     straight line over ten turns has 1/9, a step half-way 0.1515, and pure noise lies within about +-0.07. Read it only
     beside an IR whose interval excludes 0.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
-        return slope(normalised(curves))
+        return np.where(np.isfinite(curves).sum(axis=-1) >= 3, slope(normalised(curves)), np.nan)
 
 
 def recovery_time(curve: Sequence[float | None], change: int, wanted: float) -> int | None:
@@ -430,7 +432,7 @@ def _fit(curves: Array) -> tuple[Array, Array]:
     with np.errstate(invalid="ignore", divide="ignore"):
         b: Array = np.where(count >= 2, xy / xx, np.nan)
         flat = np.sqrt(yy) <= _flat_below(curves)[..., 0]
-        r2: Array = np.where((count >= 2) & ~flat, xy * xy / (xx * yy), np.nan)
+        r2: Array = np.where((count >= 3) & ~flat, xy * xy / (xx * yy), np.nan)
     return b, r2
 
 

@@ -87,6 +87,8 @@ def vote_of(judgement: Judgement) -> str:
 
 def judged(person: Person, user: Node, replies: Sequence[Node], said: str, repeat: int = 0) -> Judgement:
     """The judgement of a vote: the letter of a reply as it was shown, `tie` or `both_bad`. Raises CannotVote."""
+    if not votable(replies):
+        raise CannotVote(f"turn {user.turn} has {len(replies)} replies", hint="A vote compares two replies or more.")
     order = shown_order(user, replies)
     ids = tuple(reply.id for reply in order)
     shown = Presentation(ids, None, said, label=said)

@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from train.losses import DpoForm, PreferenceLoss
 from train.packing import Objective
+from train.preference_form import DpoForm, PreferenceLoss
 from trees.errors import SetupError
 from trees.ids import digest_of
 

@@ -11,26 +11,13 @@ flattened rows.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch.nn.functional import logsigmoid
 
 from train.packing import PackedSequence
+from train.preference_form import DpoForm
 from train.reply_logps import reply_sums
-
-PreferenceLoss = Literal["sigmoid", "robust", "ipo", "sigmoid_norm"]
-
-
-@dataclass(frozen=True)
-class DpoForm:
-    """Which preference loss, and its constants."""
-
-    loss: PreferenceLoss = "sigmoid"
-    beta: float = 0.1
-    label_smoothing: float = 0.0
-    sft_weight: float = 0.0
-    """Of the mean negative log-likelihood of the chosen tokens, added to the loss."""
 
 
 @dataclass(frozen=True)

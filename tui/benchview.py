@@ -177,15 +177,17 @@ def _say_situations(models: Sequence[dict[str, Any]]) -> None:
                 found["change"],
                 bracketed(found["before"]),
                 bracketed(found["fall"], sign=True),
-                _back_after(found),
+                back_after(found),
             )
             for name, situation, found in changed
         ]
         say_table(("model", "situation", "at turn", "before", "then", "back after"), told)
 
 
-def _back_after(found: dict[str, Any]) -> str:
+def back_after(found: dict[str, Any]) -> str:
     """Turns until the level is back; a level that fell by no more than chance has nothing to come back from."""
+    if found["fall"]["value"] is None:
+        return "-"
     if not found["fell"]:
         return "no fall"
     return "not back" if found["turns"] is None else str(found["turns"])

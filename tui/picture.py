@@ -57,7 +57,7 @@ def halves(store: Store, row: TreeRow) -> list[tuple[str, str]]:
     situation = row.situation
     if situation is None:
         return [("profile", person.profile), ("personality", person.personality)]
-    told = "; ".join(f"turn {step.turn}: {step.direction}" for step in situation.steps if step.direction)
+    told = " / ".join(f"turn {step.turn}: {step.direction}" for step in situation.steps if step.direction)
     return [
         ("profile", person.profile),
         ("personality", person.personality),

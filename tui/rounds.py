@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any
 
 from trees.errors import EspalierError, SetupError
 from trees.jobs import HEARTBEAT_S, Lock, answer, commands, heartbeat, release, take_lock
@@ -57,12 +57,6 @@ class Said:
     stdout: str
     last: tuple[str, ...]
     """The last lines on stderr."""
-
-
-class Doing(Protocol):
-    """Carries a step's command out; tells the pid of its process as soon as there is one."""
-
-    def __call__(self, words: Sequence[str], watch: Watch) -> Said: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +130,7 @@ class Watch:
         return None
 
 
-def do_rounds(path: Path, plan: Rounds, *, quiet: bool = False, doing: Doing | None = None) -> RoundsEnding:
+def do_rounds(path: Path, plan: Rounds, *, quiet: bool = False) -> RoundsEnding:
     """Do what is left of rounds in this process, step by step. Raises Locked if another process is at it."""
     from simulation.rounds import planned
     from trees.store import Store
@@ -146,13 +140,15 @@ def do_rounds(path: Path, plan: Rounds, *, quiet: bool = False, doing: Doing | N
         lock = take_lock(store, plan.id, "rounds")
         watch = Watch(store, plan.id, lock)
         began = keep_event(plan.id, "engine.started", {"pid": os.getpid()})
-        store.apply([*set_rounds_state(plan.id, "running"), *began])
+        gone = {"error": "the process that this was meant for is gone"}
+        unheard = in_one(answer(command.id, gone, refused=True) for command in commands(store, plan.id))
+        store.apply([*set_rounds_state(plan.id, "running"), *began, *unheard])
         ending = RoundsEnding("stopped", "it left before its time", interrupted=False)
         try:
             with _signals(watch):
                 _wait_for_the_last(store, plan, watch)
-                do = doing or Processes(log_path(path, plan.id), path, quiet=quiet)
-                ending = _step_by_step(store, plan, do, watch, quiet=quiet)
+                processes = Processes(log_path(path, plan.id), path, quiet=quiet)
+                ending = _step_by_step(store, plan, processes, watch, quiet=quiet)
         finally:
             left = keep_event(plan.id, "engine.left", {"state": ending.state, "reason": ending.reason})
             stands = set_rounds_state(plan.id, ending.state, ending.reason)
@@ -160,7 +156,7 @@ def do_rounds(path: Path, plan: Rounds, *, quiet: bool = False, doing: Doing | N
     return ending
 
 
-def _step_by_step(store: Store, plan: Rounds, do: Doing, watch: Watch, *, quiet: bool) -> RoundsEnding:
+def _step_by_step(store: Store, plan: Rounds, processes: Processes, watch: Watch, *, quiet: bool) -> RoundsEnding:
     from simulation.rounds import Over, next_step
 
     while True:
@@ -171,18 +167,18 @@ def _step_by_step(store: Store, plan: Rounds, do: Doing, watch: Watch, *, quiet:
             return RoundsEnding("stopped", f"stopped before round {step.round}, {step.kind}", interrupted=True)
         if not quiet:
             say(f"\nround {step.round}, {step.kind}: {shown_words(step.words)}", stderr=True)
-        broken_off = _do(store, plan, step, do, watch)
+        broken_off = _do(store, plan, step, processes, watch)
         if broken_off is not None:
             return broken_off
 
 
-def _do(store: Store, plan: Rounds, step: Step, do: Doing, watch: Watch) -> RoundsEnding | None:
+def _do(store: Store, plan: Rounds, step: Step, processes: Processes, watch: Watch) -> RoundsEnding | None:
     """Do one step; returns how the rounds end if it is not done."""
     where = (plan.id, step.round, step.place)
     store.apply(begin_step(*where, step.kind, step.words))
     watch.step = step
     began = time.monotonic()
-    said = do(step.words, watch)
+    said = processes(step.words, watch)
     took_s = time.monotonic() - began
     if watch.asked_to_stop and said.code != 0:
         reason = f"stopped in round {step.round}, {step.kind}; what it had done is kept"
@@ -261,7 +257,7 @@ def facts_of(words: Sequence[str], store: Path) -> Any:
 
 
 class Processes:
-    """Steps as processes of this program."""
+    """Has steps done by processes of this program, one at a time."""
 
     def __init__(self, log: Path, store: Path, *, quiet: bool) -> None:
         self._log = log

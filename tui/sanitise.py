@@ -59,6 +59,13 @@ def visible(text: str, *, longest: int | None = LONGEST) -> str:
     return shown if left_out <= 0 else f"{shown} ... [{left_out:,} more characters]"
 
 
+def in_place(text: str) -> str:
+    """Text that is safe to print and has a character for each of its own: for editors, whose cursor counts them."""
+    if _PLAIN.fullmatch(text):
+        return text
+    return "".join(c if _shown(c) == c or c in _JOINERS else _stand_in(ord(c)) for c in text)
+
+
 def one_line(text: str, width: int = 80) -> str:
     """The beginning of a text as one safe line of at most `width` characters."""
     flat = " ".join(visible(text, longest=4 * width).split())
@@ -73,6 +80,13 @@ def _shown(character: str) -> str:
     if not hides and code & 0xFFFE != 0xFFFE:
         return character
     return f"<{_NAMES[code]}>" if code in _NAMES else f"<U+{code:04X}>"
+
+
+def _stand_in(code: int) -> str:
+    """One visible character in place of one that is none: of controls the picture of their name."""
+    if code < 0x20:
+        return chr(0x2400 + code)
+    return "\u2421" if code == 0x7F else "\ufffd"
 
 
 def _is_variation(code: int) -> bool:

@@ -249,7 +249,7 @@ async def test_scores_by_situation_and_what_a_change_did(store_path: Path) -> No
 
 
 async def test_thirty_turns_in_a_small_context_are_played_and_scored_to_the_end(store_path: Path) -> None:
-    """All windows have been cut by then, and the ledger has outgrown its part; prompts are rendered again with theirs."""
+    """All windows were cut and the ledger has outgrown its part by then; prompts are rendered again with theirs."""
     small = {"kind": "scripted", "context": 1024}
     models = {"model": small, "other": {**small, "variant": "other"}}
     tested = {"base": {"model": "model", "how": "memory"}}

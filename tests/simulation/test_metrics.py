@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simulation.metrics import (
@@ -37,7 +37,7 @@ STRAIGHT = np.linspace(2.0, 3.8, TURNS)
 STEP = np.repeat([2.0, 3.0], TURNS // 2)
 PROFILES = tuple(f"p{i}" for i in range(20) for _ in range(5))
 PERSONALITIES = tuple(f"q{j}" for _ in range(20) for j in range(5))
-CURVES = st.lists(st.floats(1, 5), min_size=2, max_size=20).filter(lambda c: max(c) - min(c) > 0.01)
+CURVES = st.lists(st.floats(1, 5), min_size=3, max_size=20).filter(lambda c: max(c) - min(c) > 0.01)
 
 
 def crossed(scores: Array) -> Table:
@@ -69,6 +69,12 @@ def test_one_turn_has_a_mean_and_no_slope() -> None:
     summary = summarise(crossed(np.full((100, 1), 3.0)), draws=50)
     assert summary.mean.value == pytest.approx(3.0)
     assert (summary.ir.value, summary.r2.value, summary.n_ir.value) == (None, None, None)
+
+
+def test_two_turns_have_a_slope_and_nothing_that_says_how_straight_it_is() -> None:
+    summary = summarise(crossed(np.tile([2.0, 3.0], (100, 1))), draws=50)
+    assert summary.ir.value == pytest.approx(1.0)
+    assert (summary.r2.value, summary.n_ir.value) == (None, None)
 
 
 def test_a_missing_turn_is_left_out_and_never_filled_in() -> None:
@@ -209,6 +215,7 @@ def test_recovery_is_counted_from_the_change() -> None:
     assert recovery_time([4, 4, None, 4], 3, 3.9) == 1
 
 
+@settings(max_examples=40)
 @given(st.integers(2, TURNS), st.integers(1, TURNS), st.floats(0.5, 2), st.integers(0, 1000))
 def test_a_planted_change_is_found_at_its_turn_and_its_recovery_too(
     change: int, recovers: int, depth: float, seed: int
@@ -220,8 +227,8 @@ def test_a_planted_change_is_found_at_its_turn_and_its_recovery_too(
     assert found.fell
     assert found.fall.value == pytest.approx(-depth)
     assert found.turns == (recovers if back <= TURNS else None)
-    for other in {*range(2, TURNS + 1)} - {*range(change, TURNS + 1)}:
-        assert not recovery(crossed(scores), other, draws=50).fell
+    if change > 2:
+        assert not recovery(crossed(scores), change - 1, draws=50).fell
 
 
 @given(st.integers(2, TURNS), st.floats(-1, 0.5))

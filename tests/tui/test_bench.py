@@ -123,17 +123,17 @@ def test_situations_are_shown_apart_with_what_a_change_did(espalier: Espalier, f
 
 
 def test_killed_in_the_middle_it_goes_on_to_what_an_unbroken_one_gives(espalier: Espalier, folder: Path) -> None:
-    slow = BENCH.replace('kind = "scripted"', 'kind = "scripted"\nlatency_s = 0.005')
+    slow = BENCH.replace('kind = "scripted"', 'kind = "scripted"\nlatency_s = 0.004').replace("count = 6", "count = 4")
     (folder / "bench.toml").write_text(slow, encoding="utf-8")
     espalier("bench", "run", "bench.toml", "--store", "unbroken.db", "--json")
     process = spawn("bench", "run", "bench.toml", "--store", "killed.db")
     try:
-        until(lambda: len(calls("killed.db")) > 60, process)
+        until(lambda: len(calls("killed.db")) > 40, process)
     finally:
         process.kill()
         process.communicate()
     kept = calls("killed.db")
-    assert 60 < len(kept) < len(calls("unbroken.db"))
+    assert 40 < len(kept) < len(calls("unbroken.db"))
     measured = as_json(espalier("bench", "run", "bench.toml", "--store", "killed.db", "--json"))
     assert measured == as_json(espalier("bench", "show", "--store", "unbroken.db", "--json"))
     after = calls("killed.db")

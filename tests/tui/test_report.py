@@ -14,6 +14,7 @@ from tests.support.judged_store import judged_store
 from tests.tui.test_bench import BENCH
 from train.config import TrainingConfig
 from train.data import Selection, select
+from trees.rounds import begin_step, end_step, keep_rounds, rounds_id
 from trees.store import Store
 from trees.trainings import TrainingPoint, keep_point, keep_training, set_training_state, training_id
 from trees.values import Presentation
@@ -121,7 +122,8 @@ def test_the_configuration_in_a_report_makes_the_same_run_again(espalier: Espali
 
 
 def test_a_benchmarks_report_on_a_page_a_terminal_and_as_pictures(espalier: Espalier, folder: Path) -> None:
-    (folder / "bench.toml").write_text(BENCH, encoding="utf-8")
+    text = BENCH.replace("turns = 3", 'turns = 4\nsituations = ["advice", "taste"]')
+    (folder / "bench.toml").write_text(text, encoding="utf-8")
     espalier("bench", "run", "bench.toml", "--json")
     made = espalier("report", "trial", "--html", "bench.html", "--plots", "plots", "--json")
     facts = as_json(made)
@@ -147,8 +149,9 @@ def test_a_benchmarks_report_on_a_page_a_terminal_and_as_pictures(espalier: Espa
     said = espalier("report", "trial").output
     assert "not distinguishable" in said
     assert "A base  B floor  C told" in said
+    assert "After a change" in said
     pictures = {path.name for path in (folder / "plots").iterdir()}
-    assert {"alignment.png", "alignment.svg", "uptake.png", "differences-mean.svg"} <= pictures
+    assert {"alignment.png", "alignment.svg", "uptake.png", "differences-mean.svg", "situation-taste.png"} <= pictures
     assert (folder / "plots" / "alignment.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     assert 'aria-label="Alignment level by turn"' in (folder / "plots" / "alignment.svg").read_text(encoding="utf-8")
 
@@ -190,8 +193,28 @@ def test_a_trainings_report_has_curves_and_what_was_left_out(espalier: Espalier,
     assert "The store" in espalier("report", training[:8]).output
 
 
+def test_rounds_are_reported_from_their_rows(espalier: Espalier, folder: Path) -> None:
+    configuration = {"steps": ["simulate", "lint", "sft", "benchmark"]}
+    rounds = rounds_id(configuration)
+    means = [{"value": 3.0 + n / 2, "low": 2.8 + n / 2, "high": 3.2 + n / 2} for n in (0, 1)]
+    gain = {"outcome": "gain", "against": "base", "difference": {"value": 0.5, "low": 0.2, "high": 0.8}}
+    best = {"mean": means[1], **gain, "model": HOSTILE[0], "adapter": "a" * 32}
+    with Store.open(folder / "espalier.db") as store:
+        store.apply(keep_rounds(rounds, "spiral", configuration, {"rounds": 1, "file": "rounds.toml"}, 1.0))
+        for round_, place, figures in ((0, 0, {"mean": means[0]}), (1, 3, best)):
+            store.apply(begin_step(rounds, round_, place, "benchmark", ("bench", "run", HOSTILE[1])))
+            store.apply(end_step(rounds, round_, place, "done", took_s=5.0, made="b" * 32, figures=figures))
+        store.apply(begin_step(rounds, 1, 0, "simulate", ("run", HOSTILE[2])))
+        store.apply(end_step(rounds, 1, 0, "failed", took_s=5.0, reason=HOSTILE[3]))
+    facts = as_json(espalier("report", "spiral", "--json", "--html", "rounds.html"))
+    assert (facts["best"]["round"], facts["benchmarks"]) == (1, [])
+    seen = read_page(folder / "rounds.html")
+    for text in (HOSTILE[0], HOSTILE[3], "above base, +0.500 [+0.200, +0.800]", "3.500 [3.300, 3.700]"):
+        assert text in seen.text
+
+
 def test_what_names_nothing_or_several_things_says_so(espalier: Espalier, folder: Path, played: str) -> None:
-    assert "no run, training or benchmark begins with 'zz'" in espalier("report", "zz", exit_code=2).stderr
+    assert "no run, training, benchmark or rounds begin with 'zz'" in espalier("report", "zz", exit_code=2).stderr
     espalier("report", played, "--html", ".", exit_code=2)
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tui.sanitise import LONGEST, one_line, visible
+from tui.sanitise import LONGEST, in_place, one_line, visible
 
 ANYTHING = st.text(st.characters(codec=None), max_size=300)
 BIDI = set(map(chr, (*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F, 0x061C)))
@@ -80,3 +80,13 @@ def test_a_long_text_is_cut_with_a_note() -> None:
     assert shown.endswith("[1,500 more characters]")
     assert len(shown) < LONGEST + 50
     assert visible("x" * (LONGEST + 1), longest=None) == "x" * (LONGEST + 1)
+
+
+@given(st.text(max_size=60))
+def test_an_editor_shows_a_character_for_each_and_none_that_drives_the_terminal(text: str) -> None:
+    shown = in_place(text)
+    assert len(shown) == len(text)
+    assert in_place(shown) == shown
+    assert visible(shown.replace("\u200c", "").replace("\u200d", "")) == shown.replace("\u200c", "").replace(
+        "\u200d", ""
+    )

@@ -36,6 +36,7 @@ from tui.app.frame import TABS, Mode, Pane, Tab, TopBar
 from tui.app.reader import Reader
 from tui.app.standing import RunLine, run_lines
 from tui.app.themes import THEMES
+from tui.sanitise import one_line
 
 PULSE_S = 0.25
 """How often the store is looked at for changes while the app has the focus, in seconds."""
@@ -54,6 +55,8 @@ class Start:
     mode: str | None = None
     fresh: bool = False
     """Whether what was remembered is ignored."""
+    server: int | None = None
+    """The process that shows the app to a browser: once it has ended, nobody can see the app."""
     clock: Callable[[], float] = time.time
     """Unix seconds; tests hold it still."""
 
@@ -215,6 +218,8 @@ class EspalierApp(App[None]):
 
     async def look(self) -> None:
         """Read how runs stand if the store changed or some time passed, and let the screen follow."""
+        if self.start.server not in (None, os.getppid()):
+            self.exit()
         if self._looking:
             return
         self._looking = True
@@ -236,7 +241,7 @@ class EspalierApp(App[None]):
         self._version, self.trouble = version, trouble
         if lines is not None:
             self.runs = tuple(lines)
-        if lines is not None or trouble is not None:
+        if lines is not None or changed:
             self.show_pill()
         self._unseen = self._unseen or changed
         below, now = next(iter(self.screen_stack), None), time.monotonic()
@@ -412,14 +417,14 @@ class EspalierApp(App[None]):
         seen = set()
         for active in screen.active_bindings.values():
             binding, node = active.binding, active.node
-            if binding.id and binding.description and active.enabled and binding.action not in seen:
-                seen.add(binding.action)
+            if binding.id and binding.description and active.enabled and binding.description not in seen:
+                seen.add(binding.description)
                 keys = f"key {self.get_key_display(binding)}"
                 yield SystemCommand(binding.description, keys, _doing(self, binding.action, node))
         for number, (mode, name) in enumerate(TABS, 1):
             yield SystemCommand(f"Go to {name}", f"key {number}", _doing(self, f"go('{mode}')", self))
         for line in self.runs[:50]:
-            title = f"Run {line.id[:8]} {line.name}".replace("[", "(").replace("]", ")")
+            title = f"Run {line.id[:8]} {one_line(line.name, 40)}".replace("[", "(").replace("]", ")")
             yield SystemCommand(title, line.word, _choosing(self, line.id))
         yield SystemCommand("Theme", "choose other colours", self.action_change_theme)
 
@@ -450,8 +455,6 @@ def _choosing(app: EspalierApp, run_id: str) -> Callable[[], None]:
 
 
 def _pill_of(line: RunLine, plain: bool) -> Content:
-    from tui.sanitise import one_line
-
     failed = f"  ! {line.failed}" if line.failed else ""
     return styled(pill(line.word, plain=plain), f" {line.share:.0%}{failed}  {one_line(line.name, 24)} ")
 

@@ -10,6 +10,7 @@ as wide and as high as it was told, and no name reaches it but through `tui.sani
 from __future__ import annotations
 
 import math
+import sys
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -116,7 +117,7 @@ def value_at(points: Points, x: float) -> float | None:
 
 def ticks(low: float, high: float, most: int) -> list[float]:
     """At most so many round numbers between two, steps of 1, 2 or 5 times a power of ten."""
-    if high <= low or most < 1:
+    if most < 1 or (high - low) / most < sys.float_info.min:
         return [low]
     scale = 10.0 ** math.floor(math.log10((high - low) / most))
     step = next((s * scale for s in (1, 2, 5, 10, 20) if (high - low) / (s * scale) < most), 50 * scale)
@@ -243,8 +244,8 @@ def _drawable(figure: Figure) -> tuple[list[Series], int]:
 
 def _bounds(values: Sequence[float], *, log: bool, pad: bool = True) -> tuple[float, float]:
     low, high = min(values), max(values)
-    if low == high:
-        return (low / 2, high * 2) if log else (low - (abs(low) or 1.0) / 2, high + (abs(high) or 1.0) / 2)
+    if math.isclose(low, high):
+        return (low / 2 or low, high * 2) if log else (low - (abs(low) or 1.0) / 2, high + (abs(high) or 1.0) / 2)
     edge = 0.0 if log or not pad else (high - low) * 0.03
     return low - edge, high + edge
 

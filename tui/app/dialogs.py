@@ -18,6 +18,7 @@ from textual.widget import Widget
 from textual.widgets import Button, Input, OptionList, Static, TextArea
 
 from tui.app.content import safe, styled
+from tui.app.frame import Editor, LineEditor
 
 _BOX = """
     {name} {{ align: center middle; }}
@@ -76,7 +77,7 @@ class Line(ModalScreen[str | None]):
     def compose(self) -> ComposeResult:
         with Vertical(classes="box"):
             yield Static(safe(self._words))
-            yield Input(self._text, compact=True)
+            yield LineEditor(self._text, compact=True)
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         self.dismiss(event.value)
@@ -119,7 +120,7 @@ class Text(ModalScreen[str | None]):
     def compose(self) -> ComposeResult:
         with Vertical(classes="box"):
             yield Static(safe(f"{self._words}\nctrl+s takes it, escape leaves"))
-            yield TextArea(self._text, soft_wrap=True)
+            yield Editor(self._text, soft_wrap=True)
 
     def on_mount(self) -> None:
         self.query_one(TextArea).focus()

@@ -19,11 +19,12 @@ from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.screen import Screen
 from textual.widget import Widget
-from textual.widgets import DataTable, Footer, Static
+from textual.widgets import DataTable, Footer, Input, Static, TextArea
 from textual.worker import Worker
 
 from trees.errors import EspalierError
 from tui.app.content import Cell, label, safe
+from tui.sanitise import in_place
 
 if TYPE_CHECKING:
     from tui.app.app import EspalierApp
@@ -77,8 +78,6 @@ class TopBar(Horizontal):
     TopBar .brand { width: auto; text-style: bold; color: $text-primary; }
     TopBar .tab { width: auto; height: 1; color: $text-muted; }
     TopBar TabPart { width: auto; }
-    Mode.-narrow TopBar .tab .name { display: none; }
-    Mode.-narrow TopBar .tab.-active .name { display: block; }
     TopBar .tab.-active { background: $primary; color: $background; text-style: bold; }
     TopBar #pill { width: 1fr; content-align-horizontal: right; text-wrap: nowrap; text-overflow: ellipsis; }
     """
@@ -206,6 +205,21 @@ class Table(DataTable[Text]):
                     self.update_cell(key, column, cell, update_width=True)
 
 
+class Editor(TextArea):
+    """A text that is edited as it is and shown without what would drive the terminal."""
+
+    def get_line(self, line_index: int) -> Text:
+        return Text(in_place(self.document.get_line(line_index)), end="", no_wrap=True)
+
+
+class LineEditor(Input):
+    """A line that is edited as it is and shown without what would drive the terminal."""
+
+    @property
+    def _value(self) -> Text:
+        return Text(in_place(self.value), end="", no_wrap=True, overflow="ignore")
+
+
 class Mode(Screen[None]):
     """One of the app's screens. Subclasses compose `panes`, and read the store in `refresh_view`."""
 
@@ -219,6 +233,8 @@ class Mode(Screen[None]):
     VERTICAL_BREAKPOINTS = HEIGHTS
 
     DEFAULT_CSS = """
+    Mode.-narrow TopBar .tab .name { display: none; }
+    Mode.-narrow TopBar .tab.-active .name { display: block; }
     Mode.-ascii Pane { border: ascii $border-blurred; }
     Mode.-short Pane { border: none; border-top: solid $border-blurred; }
     Mode.-short Pane:focus-within { border: none; border-top: solid $border; }

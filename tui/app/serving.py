@@ -39,6 +39,7 @@ def serve(store: Path, port: int) -> None:
     """Serve the app on a store until it is interrupted. Raises OSError if the port is taken."""
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     command = shlex.join([sys.executable, "-P", "-m", "tui.main", "app", "--store", str(store)])
-    served = f"PYTHONPATH={shlex.quote(paths)} {command}"
-    server = LocalServer(served, host="127.0.0.1", port=port, title="espalier", templates_path=PAGES)
+    # The shell gives its place to the app, which leaves when the server that it belongs to has ended.
+    alone = f"exec env PYTHONPATH={shlex.quote(paths)} {command}"
+    server = LocalServer(alone, host="127.0.0.1", port=port, title="espalier", templates_path=PAGES)
     server.serve()

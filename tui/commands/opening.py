@@ -39,7 +39,8 @@ def open_app(store_path: Path, *, theme: str | None = None, plain: bool = False,
 
     if os.environ.get("NO_COLOR"):
         theme = theme or "ansi-dark"
-    run(Start(store_path.absolute(), ascii=plain or _lacks_signs(), theme=theme, fresh=fresh))
+    server = os.getppid() if _served() else None
+    run(Start(store_path.absolute(), ascii=plain or _lacks_signs(), theme=theme, fresh=fresh, server=server))
 
 
 def wants_app() -> bool:

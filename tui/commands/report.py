@@ -1,4 +1,4 @@
-"""`report`: all that is known of a run, a training or a benchmark, on one page, with its plots."""
+"""`report`: all that is known of a run, a training, a benchmark or rounds, on one page, with its plots."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Kind:
         "espalier report 9c01 --json",
     )
 )
-@click.argument("what", metavar="[RUN|TRAINING|BENCH]", required=False)
+@click.argument("what", metavar="[RUN|TRAINING|BENCH|ROUNDS]", required=False)
 @click.option("--html", type=FILE, help="Write one page that needs no network, instead of printing.")
 @click.option("--plots", type=FOLDER, help="Write every plot into this folder, as PNG and as SVG.")
 @click.option("--judge", metavar="NAME", help="Of a benchmark: the judge whose scores are meant.")
@@ -54,9 +54,10 @@ class Kind:
 def report(
     what: str | None, html: Path | None, plots: Path | None, judge: str | None, as_json: bool, store_path: Path
 ) -> None:
-    """Report on a run, a training (or its adapter) or a benchmark: plots, tables, conversations.
+    """Report on a run, a training (or its adapter), a benchmark or rounds: plots, tables, conversations.
 
-    It is named by the beginning of its id, a benchmark by its name too; the run worked on last if left out.
+    It is named by the beginning of its id, a benchmark and rounds by their names too; the run worked on last if it
+    is left out.
     """
     from trees.store import Store
     from tui.reports.paper import say_report
@@ -86,15 +87,20 @@ def _find(store: Store, what: str | None, judge: str | None) -> Callable[[], Mad
         raise NotFound(f"{what!r} names a {' and a '.join(found)}", hint="Give more of the id.")
     if not found:
         raise NotFound(
-            f"no run, training or benchmark begins with {what!r} in {store.path}",
-            hint="List them with `espalier status`, `espalier train list` or `espalier bench show`.",
+            f"no run, training, benchmark or rounds begin with {what!r} in {store.path}",
+            hint="List them: `espalier status`, `espalier train list`, `espalier bench show`, `espalier rounds list`.",
         )
     return next(iter(found.values()))
 
 
 def kinds(judge: str | None) -> tuple[Kind, ...]:
     """Everything that is reported on: whoever adds a kind adds it here."""
-    return Kind("run", _run), Kind("training", _training), Kind("benchmark", lambda s, w: _benchmark(s, w, judge))
+    return (
+        Kind("run", _run),
+        Kind("training", _training),
+        Kind("benchmark", lambda store, what: _benchmark(store, what, judge)),
+        Kind("timeline of rounds", _rounds),
+    )
 
 
 def _run(store: Store, what: str) -> Callable[[], Made] | None:
@@ -139,6 +145,22 @@ def _benchmark(store: Store, what: str, judge: str | None) -> Callable[[], Made]
         benchmark = find_benchmark(store, what)
         name = judge or benchmark[2]
         found = facts(store, benchmark, name, results(store, benchmark[0], name, benchmark[3]))
+        return Made(found, report(found))
+
+    return make
+
+
+def _rounds(store: Store, what: str) -> Callable[[], Made] | None:
+    from trees.text import escape
+
+    if not _begins(store, "rounds", what) and not store.rows("SELECT 1 FROM rounds WHERE name = ?", (escape(what),)):
+        return None
+
+    def make() -> Made:
+        from trees.rounds import find_rounds
+        from tui.reports.of_rounds import facts, report
+
+        found = facts(store, find_rounds(store, what))
         return Made(found, report(found))
 
     return make

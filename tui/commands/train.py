@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
-from tui.console import count, say, say_json, say_table
+from tui.console import console, count, is_plain, say, say_json, say_lines, say_table
 from tui.options import FILE, examples, json_option, set_option, store_option
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 INTERRUPTED = 130
+PLOT_ROWS = 14
+"""Rows of a drawn curve."""
 
 
 _OPTIONS = (
@@ -327,15 +329,49 @@ def _line(row: TrainingRow) -> dict[str, Any]:
     }
 
 
-@train.command(epilog=examples("espalier train show", "espalier train show 1a2b3c4d --json"))
+@train.command(
+    epilog=examples(
+        "espalier train show",
+        "espalier train show 1a2b3c4d --json",
+        "espalier train show 1a2b3c4d --curves --over 5e6f7a8b",
+    )
+)
 @click.argument("training", required=False)
+@click.option("--curves", is_flag=True, help="Draw its curves; with --over, those of others with them.")
+@click.option("--over", multiple=True, metavar="TRAINING", help="Another training to draw with it; may be given again.")
+@click.option("--log", "log_axis", is_flag=True, help="Curves on a logarithmic axis.")
 @json_option
 @store_option
-def show(training: str | None, as_json: bool, store_path: Path) -> None:
+def show(
+    training: str | None, curves: bool, over: tuple[str, ...], log_axis: bool, as_json: bool, store_path: Path
+) -> None:
     """Show how TRAINING stands, or the one worked on last: figures, alarms, lineage, and the adapter it made."""
-    document = _told(store_path, _found(store_path, training).id, as_json)
+    row = _found(store_path, training)
+    if (curves or over or log_axis) and not as_json:
+        _draw_curves(store_path, row.id, over, log_axis)
+        return
+    document = _told(store_path, row.id, as_json)
     if as_json:
         say_json(document)
+
+
+def _draw_curves(store_path: Path, training: str, over: tuple[str, ...], log_axis: bool) -> None:
+    """The curves that the app draws, as text."""
+    import time
+
+    from trees.store import Store
+    from trees.trainings import find_training
+    from tui.app.curves import drawn
+    from tui.app.watching_trainings import Watched, curves_of, figure, read_trainings, reduce
+
+    with Store.read(store_path) as store:
+        laid = tuple(find_training(store, each).id for each in over)
+        watched = reduce(Watched(over=laid), read_trainings(store, training, laid, time.time()))
+    assert watched.looked_at is not None, "it was found"
+    plain = is_plain()
+    for name in curves_of(watched.looked_at):
+        shown = figure(watched, name, log=log_axis, at=None, plain=plain)
+        say_lines([*drawn(shown, min(console().width, 100), PLOT_ROWS, plain=plain), ()])
 
 
 def _found(store_path: Path, prefix: str | None) -> TrainingRow:

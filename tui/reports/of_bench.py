@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from trees.statistics import Rate
 from trees.store import Store
-from tui.benchview import bracketed, document, number
+from tui.benchview import back_after, bracketed, document, number
 from tui.facts import rate
 from tui.reports.blocks import Block, Code, Facts, Picture, Report, Section, Table, Words
 from tui.reports.cases import case_facts, compared, conversation_of, ranked
@@ -73,6 +73,7 @@ def curves_of(found: Mapping[str, Any]) -> Lines:
             for model in found["models"]
         ),
         whole_x=True,
+        span=(1, found["turns"]),
     )
 
 
@@ -93,7 +94,16 @@ def gap_of(found: Mapping[str, Any]) -> Lines | None:
     if not any(curve.points for curve in curves):
         return None
     told = "share of the gap"
-    return Lines("gap", "Share of the gap from floor to ceiling", "turn", told, curves, whole_x=True, level=1.0)
+    return Lines(
+        "gap",
+        "Share of the gap from floor to ceiling",
+        "turn",
+        told,
+        curves,
+        whole_x=True,
+        level=1.0,
+        span=(1, found["turns"]),
+    )
 
 
 def _reading_plot(found: Mapping[str, Any], field: str, title: str) -> Lines:
@@ -105,7 +115,9 @@ def _reading_plot(found: Mapping[str, Any], field: str, title: str) -> Lines:
             if share["value"] is not None
         ]
         curves.append(Curve(model, tuple(points)))
-    return Lines(field, title, "turn", "share of replies", tuple(curves), whole_x=True, share=True)
+    return Lines(
+        field, title, "turn", "share of replies", tuple(curves), whole_x=True, share=True, span=(1, found["turns"])
+    )
 
 
 def _differences(found: Mapping[str, Any], key: str, title: str, unit: str) -> Intervals | None:
@@ -133,6 +145,7 @@ def report(found: Mapping[str, Any]) -> Report:
     sections = [
         Section("Alignment by turn", tuple(_levels(found))),
         Section("Comparisons", tuple(_comparisons(found))),
+        *([Section("Situations", tuple(_situations(found)))] if any(m["situations"] for m in found["models"]) else []),
         Section("What replies know", tuple(_readings(found))),
         Section("Conversations", tuple(_talks(found))),
         Section("What is missing, and how it was measured", tuple(_measurement(found))),
@@ -191,6 +204,53 @@ def _comparisons(found: Mapping[str, Any]) -> Iterator[Block]:
         "Over the replies that both models were scored on. p is of a sign-flip test, corrected (Holm) for all tests.",
         "quiet",
     )
+
+
+def _situations(found: Mapping[str, Any]) -> Iterator[Block]:
+    """A plot for each situation, and how long models take to be back after something changed."""
+    parts = [(model, part) for model in found["models"] for part in model["situations"]]
+    for name in dict.fromkeys(part["situation"] for _, part in parts):
+        these = [(model, part) for model, part in parts if part["situation"] == name]
+        curves = tuple(Curve(m["model"], _points(p["levels"]), quiet=m["how"] in BASELINES) for m, p in these)
+        changes = {p["recovery"]["change"] for _, p in these if p["recovery"] is not None}
+        yield Picture(
+            Lines(
+                f"situation-{_stem(name)}",
+                f"Alignment level: {name}",
+                "turn",
+                f"mean score, {found['unit'] or 'unscored'}",
+                curves,
+                whole_x=True,
+                span=(1, found["turns"]),
+                events=tuple((float(turn), "something changes at this turn") for turn in sorted(changes)),
+            )
+        )
+    heads = ("model", "situation", "cases", "mean", "IR")
+    rows = [
+        (model["model"], part["situation"], str(part["cases"]), bracketed(part["mean"]), bracketed(part["ir"]))
+        for model, part in parts
+    ]
+    yield Table(heads, tuple(rows), heads[2:])
+    changed = [(model["model"], part["situation"], part["recovery"]) for model, part in parts if part["recovery"]]
+    if changed:
+        yield Words("After a change, turns until the level is back within its interval of what it was:")
+        told = [
+            (
+                model,
+                name,
+                str(each["change"]),
+                bracketed(each["before"]),
+                bracketed(each["fall"], sign=True),
+                back_after(each),
+            )
+            for model, name, each in changed
+        ]
+        yield Table(("model", "situation", "at turn", "before", "then", "back after"), tuple(told), ("at turn",))
+
+
+def _stem(name: str) -> str:
+    """A name as a part of a file's name."""
+    return "".join(c if c.isascii() and c.isalnum() else "-" for c in name)[:40] or "unnamed"
 
 
 def _plain_p(p: float | None) -> str:

@@ -61,7 +61,7 @@ def opening(store_path: Path) -> Opening:
         theme: str | None = None,
         live: bool = False,
     ) -> AsyncIterator[Driven]:
-        now = _last_change(store_path) + 600
+        now = 0.0 if live else _last_change(store_path) + 600
         app = EspalierApp(Start(store_path, ascii, theme, mode, fresh=True, clock=time.time if live else lambda: now))
         async with app.run_test(size=(width, height)) as pilot:
             driven = Driven(app, pilot)

@@ -59,25 +59,34 @@ async def test_pages_from_elsewhere_do_not_reach_the_terminal(store_path: Path) 
 
 
 @pytest.mark.usefixtures("run_id")
-async def test_a_closed_tab_leaves_no_app_behind(store_path: Path) -> None:
+@pytest.mark.parametrize("ends", ["the tab", "the server"])
+async def test_neither_a_closed_tab_nor_a_killed_server_leaves_an_app_behind(store_path: Path, ends: str) -> None:
     with serving(store_path) as url:
         await up(url)
         async with browsing() as page:
             await page.at_every_start(FIND_TERMINAL)
             await page.open(url)
             await shows(page, "espalier")
-            apps = _apps(store_path)
+            apps = _processes("app", store_path)
             assert apps
-        async with asyncio.timeout(20):
-            while any(each.is_running() for each in apps):  # noqa: ASYNC110 - another process ends
-                await asyncio.sleep(0.05)
+            if ends == "the server":
+                for server in _processes("serve", store_path):
+                    server.kill()
+                await gone(apps)
+        await gone(apps)
 
 
-def _apps(store: Path) -> list[psutil.Process]:
-    """Processes that show the app on this store."""
+async def gone(processes: list[psutil.Process]) -> None:
+    async with asyncio.timeout(20):
+        while any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in processes):  # noqa: ASYNC110 - another process ends
+            await asyncio.sleep(0.05)
+
+
+def _processes(command: str, store: Path) -> list[psutil.Process]:
+    """The processes of a command of the program that are about this store."""
     found = []
     for each in psutil.process_iter(["cmdline"]):
         words = each.info["cmdline"] or []
-        if str(store) in words and "app" in words:
+        if str(store) in words and command in words:
             found.append(each)
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
@@ -55,6 +55,7 @@ def test_ticks_are_few_round_and_inside(low: float, length: float, most: int) ->
 
 @settings(max_examples=40, deadline=None)
 @given(VALUES, st.integers(1, 120), st.integers(1, 40), st.booleans(), st.booleans())
+@example([1.9465304066875296e-133] * 2, 16, 4, True, False)
 def test_a_figure_is_as_large_as_it_was_told(
     values: list[float | None], width: int, height: int, log: bool, plain: bool
 ) -> None:

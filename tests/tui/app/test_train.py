@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from tests.support.screens import Driven
 from tests.support.trainings import BEGAN, falling, make_training
@@ -34,6 +35,7 @@ from tui.app.watching_trainings import (
     time_left,
     word_of,
 )
+from tui.main import main
 
 
 def train(driven: Driven) -> TrainScreen:
@@ -195,6 +197,16 @@ def test_what_stands_for_a_form() -> None:
     assert "3 pairs in 2 trees of 1 people  It is in the store already: paused." in said
     assert "dropped: 4 tie\ndropped: 1 too long" in said
     assert METHOD.name == "method"
+
+
+def test_the_command_line_draws_the_same_curves(store_path: Path) -> None:
+    with Store.open(store_path) as store:
+        first, second = (make_training(store, [], falling(50, kind="sft"), kind="sft", seed=s) for s in (1, 2))
+    words = ["train", "show", first[:8], "--curves", "--over", second[:8], "--store", str(store_path)]
+    drawn = CliRunner().invoke(main, words)
+    assert drawn.exit_code == 0, drawn.output
+    assert f"1 sft {first[:8]}  2 sft {second[:8]}" in drawn.output
+    assert "learning rate" in drawn.output
 
 
 def test_each_word_for_a_training_and_what_may_be_done(store_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 from textual.widgets import Input
 
+from simulation.votes import Person, shown_order
 from tests.support.screens import Driven
 from tests.tui.app.conftest import Opening
 from trees.store import Store
@@ -157,3 +158,51 @@ async def test_an_empty_store_says_what_fills_it(opening: Opening, store_path: P
     async with opening(mode="trees") as driven:
         await driven.until(lambda: "q plays the quickstart" in driven.text(), "it is said")
         assert trees(driven).query_one("#tree-table", Table).row_count == 0
+
+
+HIDDEN = ("★", "○", "▶", "hinted", "went on from", "scripted", "rating:")
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (160, 40)])
+async def test_blind_a_person_votes_and_sees_nothing_that_could_sway(
+    opening: Opening, store_path: Path, run_id: str, width: int, height: int
+) -> None:
+    async with opening(width, height, mode="trees") as driven:
+        screen = await listed(driven, 2)
+        await driven.press("enter", "j", "A")
+        assert "you said" not in driven.text(), "a letter votes only while everything is hidden"
+        await driven.press("b")
+        await driven.until(lambda: screen.agreed, "the agreement is read")
+        assert screen.opened is not None
+        assert screen.node is not None
+        user = screen.opened.tree.parent(screen.node.id)
+        assert user is not None
+        for key in ("g", "w", "J", "d", "Y"):
+            await driven.press(key)
+        text = driven.text()
+        assert not [word for word in HIDDEN if word in text.lower()]
+        assert {reply.text[:12] in text for reply in screen.opened.tree.children(user.id)} == {True}
+        await driven.press("B")
+        await driven.until(lambda: screen.node is not None and screen.node.turn == user.turn + 1, "the next turn")
+        await driven.press("equals_sign")
+        await driven.until(lambda: "2 turns" in screen.agreed, "both votes are compared")
+        await driven.press("left_curly_bracket")
+    with Store.read(store_path) as store:
+        assert verify(store).clean
+        tree = store.tree(user.tree_id)
+        order = shown_order(user, tree.children(user.id))
+        made = tree.judgement_of(user.id, Person().id)
+        assert made is not None
+        assert {(v.first_id, v.outcome) for v in made.verdicts} <= {(order[1].id, "win"), (order[1].id, "tie")}
+        assert store.rows("SELECT count(*) FROM operations WHERE kind = 'vote'")[0][0] == 2
+
+
+@pytest.mark.usefixtures("run_id")
+async def test_blind_mode_at_its_size(opening: Opening, snapshot: Callable[[str], None]) -> None:
+    async with opening(120, 40, mode="trees") as driven:
+        screen = await listed(driven, 2)
+        await driven.press("enter", "j", "b")
+        await driven.until(lambda: screen.agreed, "the agreement is read")
+        snapshot(driven.text())
+        await driven.press("b")
+        assert "★" in driven.text(), "it is all shown again"

@@ -243,7 +243,7 @@ class MonitorScreen(Mode):
         failed = f", {line.failed} failed" if line.failed else ""
         trees = f"trees {line.done}/{line.trees}{failed}   turns {line.turns}/{line.turns_planned or '?'}"
         tokens = f"{count(calls['tokens_in'])} tokens read, {count(calls['tokens_out'])} written"
-        width = max(min(self.size.width // 3, 40), 16)
+        width = max(min(self.size.width // 5, 40), 16)
         return Content("\n").join(
             [
                 bar(line.share, width, plain=self.main.plain)
@@ -260,10 +260,15 @@ class MonitorScreen(Mode):
         if word in ("running", "warming"):
             left = time_left(self.watching)
             return "warming up" if left is None else f"{duration(left[0])} to {duration(left[1])} left"
-        reason = f": {read.line.reason}" if read.line.reason else ""
-        next_key = {"paused": "space goes on", "crashed": "R resumes", "stopped": "R goes on", "failed": "R asks again"}
+        next_key = {
+            "new": "R begins it",
+            "paused": "space goes on",
+            "crashed": "R resumes",
+            "stopped": "R goes on",
+            "failed": "R asks again",
+        }
         said = next_key.get(word, "enter reads its trees" if word == "done" else "")
-        return f"{reason.removeprefix(': ')}  {said}".strip()
+        return f"{said}  {read.line.reason or ''}".strip()
 
     def _role(self, row: Mapping[str, Any]) -> tuple[Cell, ...]:
         trend = spark(trend_of(self.watching, row, 12), plain=self.main.plain)
@@ -334,7 +339,9 @@ class MonitorScreen(Mode):
     # Steering
 
     def _line(self) -> RunLine | None:
-        return self.watching.read.line if self.watching.read is not None else None
+        """How the run stood when it was last looked at, by the app or by this screen's slower readings."""
+        read = self.watching.read
+        return self.main.line_of(self.watching.run_id) or (read.line if read is not None else None)
 
     def action_pause(self) -> None:
         line = self._line()

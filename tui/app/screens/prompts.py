@@ -28,7 +28,7 @@ from tui.app import drafting, files
 from tui.app.content import Cell, drawn, flat, safe
 from tui.app.dialogs import Line, Question
 from tui.app.drafting import Checked, Source
-from tui.app.frame import Mode, Pane, Table
+from tui.app.frame import Editor, Mode, Pane, Table
 from tui.trying import TRIED, place_of, said_at
 
 View = Literal["preview", "problems", "diff", "try"]
@@ -112,7 +112,7 @@ class PromptsScreen(Mode):
             )
             yield Pane(
                 "editor",
-                Vertical(TextArea(id="draft", show_line_numbers=True, tab_behavior="focus"), Static(id="problem")),
+                Vertical(Editor(id="draft", show_line_numbers=True, tab_behavior="focus"), Static(id="problem")),
                 id="editor",
                 about="The draft. What is wrong with it stands below as you type. ctrl+s keeps it as a version.",
             )
@@ -192,7 +192,7 @@ class PromptsScreen(Mode):
         self.pane("editor").name_it(safe(f"{source.kind} from {source.name}"))
         self.add_class("-editing")
         self._read_draft()
-        self.call_after_refresh(self.query_one(TextArea).focus)
+        self.set_focus(self.query_one(TextArea))
 
     # The draft
 
@@ -272,7 +272,7 @@ class PromptsScreen(Mode):
 
     def action_back(self) -> None:
         self.remove_class("-editing", "-side")
-        self.call_after_refresh(self.query_one("#version-table").focus)
+        self.set_focus(self.query_one("#version-table"))
 
     def action_editor(self) -> None:
         import os

@@ -24,7 +24,7 @@ from tui.app import form
 from tui.app.content import Cell, flat, safe, styled
 from tui.app.dialogs import Choice, Line
 from tui.app.form import Field, Reading
-from tui.app.frame import Mode, Pane, Table
+from tui.app.frame import Editor, Mode, Pane, Table
 from tui.console import count
 from tui.sanitise import one_line
 
@@ -94,7 +94,7 @@ class SetupScreen(Mode):
             with Vertical(id="side"):
                 yield Pane(
                     "text",
-                    TextArea(id="toml", show_line_numbers=True, tab_behavior="focus"),
+                    Editor(id="toml", show_line_numbers=True, tab_behavior="focus"),
                     id="text",
                     about="The configuration as it is saved. What the form changes is changed here, comments kept.",
                 )

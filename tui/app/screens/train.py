@@ -24,7 +24,7 @@ from textual.widgets import DataTable, Static
 from trees.errors import EspalierError, StoreMissing
 from trees.store import Store
 from tui.app.content import Cell, bar, flat, pill, safe, styled
-from tui.app.curves import number
+from tui.app.curves import Figure, number
 from tui.app.dialogs import Question
 from tui.app.frame import Mode, Pane, Table
 from tui.app.plot import CurvePlot
@@ -123,7 +123,7 @@ class TrainScreen(Mode):
         Binding("S", "stop", "Stop", id="train.stop"),
         Binding("R", "resume", "Resume", id="train.resume"),
         Binding("n", "new", "New", id="train.new"),
-        Binding("t", "table", "Numbers", id="train.table"),
+        Binding("t", "table", "Numbers instead of curves", show=False, id="train.table"),
         Binding("L", "log_axis", "Logarithmic axis", show=False, id="train.log_axis"),
         Binding("Z", "side", "Side panes", id="train.side"),
         Binding("left_square_bracket", "curve(-1)", "Previous curve", show=False, id="train.curve_before"),
@@ -196,7 +196,7 @@ class TrainScreen(Mode):
         )
         self.pane("standing").notice("loading", "reading the trainings ...")
         self.set_interval(BEAT_S, self._beat)
-        self.query_one("#training-table").focus()
+        self.query_one("#plot-0" if self.main.size.width < 100 else "#training-table").focus()
 
     # Reading
 
@@ -234,8 +234,8 @@ class TrainScreen(Mode):
 
     def _nothing(self) -> None:
         self.pane("standing").notice("empty", _NOTHING)
-        self.pane("list").notice("empty", "no training yet")
-        self.pane("curves").notice("empty", "the curves of a training are drawn here")
+        self.query_one("#training-table", Table).fill(())
+        self.query_one("#plot-0", CurvePlot).show(Figure("", (), nothing="the curves of a training are drawn here"))
         self.pane("data").notice("empty", "what a training keeps and drops is told here")
         self.pane("log").notice("empty", "alarms and the last lines of a training's log stand here")
 
@@ -244,7 +244,7 @@ class TrainScreen(Mode):
         if read is None or found is None:
             self._nothing()
             return
-        for pane in ("standing", "list", "curves", "log"):
+        for pane in ("standing", "log"):
             self.pane(pane).clear()
         self.query_one("#training-table", Table).fill((line.id, self._row(line)) for line in found.lines)
         self._point_at(read.row.id)

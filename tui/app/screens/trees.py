@@ -8,6 +8,7 @@ Invariant: the screen holds what the store answered last and the place of three 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,13 +22,14 @@ from textual.content import Content
 from textual.timer import Timer
 from textual.widgets import DataTable, Input, Static
 
+from simulation.votes import CannotVote, Person, keep_vote
 from trees.errors import EspalierError
 from trees.store import Store
 from trees.values import Node
-from tui.app import filters, index, telling
+from tui.app import blind, filters, index, telling
 from tui.app.content import Cell, cells_of, drawn, flat, safe, styled
 from tui.app.dialogs import Line, Text
-from tui.app.frame import Mode, Pane, Table
+from tui.app.frame import LineEditor, Mode, Pane, Table
 from tui.app.handing_out import hand_out, trees_of
 from tui.app.index import Asked, Came, Counted, Index
 from tui.app.notes import Notes, keep
@@ -42,6 +44,8 @@ View = Literal["text", "diff", "judged", "persona", "prompt", "raw"]
 VIEWS: dict[str, View] = {"t": "text", "d": "diff", "g": "judged", "p": "persona", "w": "prompt", "J": "raw"}
 """Views of the detail pane by key."""
 
+SEEN_BLIND: tuple[View, ...] = ("text", "persona")
+"""Views that tell nothing of who wrote a reply or what anybody said of it."""
 TYPING_S = 0.15
 """How long a person must have stopped typing before a filter is asked, in seconds."""
 AHEAD = 50
@@ -104,7 +108,8 @@ class TreesScreen(Mode):
         "Trees lists what was played: on the left every tree, in the middle the messages of one, on the right what the "
         "message under the cursor says beside its siblings, how it was judged, who the persona is and what was asked "
         "of the model. ★ is what the judge preferred, ▶ what the conversation went on from: the two are not the same. "
-        "R, e and E grow new branches from any message; the old ones stay."
+        "R, e and E grow new branches from any message; the old ones stay. b hides what could sway a judge: A to D, = "
+        "and 0 vote, and how far the judge agrees with you is told."
     )
     CSS = """
     TreesScreen Pane { width: 1fr; }
@@ -131,6 +136,7 @@ class TreesScreen(Mode):
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "back", "Back", show=False, id="trees.back"),
+        Binding("b", "blind", "Judge blind", id="trees.blind"),
         Binding("comma", "beside(-1)", "Previous tree", show=False, id="trees.previous"),
         Binding("full_stop", "beside(1)", "Next tree", show=False, id="trees.next"),
         Binding("left_square_bracket", "sibling(-1)", "Previous sibling", show=False, id="trees.sibling_before"),
@@ -144,6 +150,12 @@ class TreesScreen(Mode):
             Binding(key, f"view('{view}')", f"Show: {view}", show=False, id=f"trees.view_{view}")
             for key, view in VIEWS.items()
         ),
+        *(
+            Binding(key, f"vote('{key}')", f"Vote for {key}", show=False, id=f"trees.vote_{key.lower()}")
+            for key in blind.KEYS
+        ),
+        Binding("equals_sign", "vote('tie')", "Vote: even", show=False, id="trees.vote_even"),
+        Binding("0", "vote('both_bad')", "Vote: all bad", show=False, id="trees.vote_bad"),
     ]
 
     def __init__(self) -> None:
@@ -158,6 +170,11 @@ class TreesScreen(Mode):
         self._listed: list[OutlineRow] = []
         self._told: tuple[str, View] | None = None
         """What the detail pane is about: while it stays the same, so does the scrolling."""
+        self.blind = False
+        """Whether verdicts, names and what went on are hidden, and votes are taken."""
+        self.person = Person()
+        self.agreed = ""
+        """How far the judge agrees with the person, in words."""
         self._wanted: str | None = None
         """The message to go to once its tree is shown."""
 
@@ -166,7 +183,7 @@ class TreesScreen(Mode):
             yield IndexPane(
                 "trees",
                 Vertical(
-                    Input(
+                    LineEditor(
                         placeholder="filter: words, turns>3, outcome:tie, persona:nurse ...", id="filter", compact=True
                     ),
                     Static(id="filter-told"),
@@ -289,21 +306,22 @@ class TreesScreen(Mode):
         shown, total = len(self.index.rows), self.index.total
         of = f" of {total:,}" if total is not None and total != shown else ""
         more = f", {len(self.marked)} marked" if self.marked else ""
-        self.pane("index").name_it(f"trees {shown:,}{of} by {self.index.order}{more}")
+        hidden = ", judging blind" if self.blind else ""
+        self.pane("index").name_it(f"trees {shown:,}{of} by {self.index.order}{more}{hidden}")
 
     def _row(self, row: index.Row) -> tuple[Cell, ...]:
         sign = {"done": "", "growing": "…", "failed": "!"}[row.state]
         flags = ("*" if row.id in self.marked else "") + (("..." if self.main.plain else sign) if sign == "…" else sign)
         why = one_line(row.cause or "", 60)
         what = " ".join(word for word, is_so in (("edited", row.edited), ("bookmarked", row.bookmarked)) if is_so)
+        margin = "" if row.margin is None else f"{row.margin:.3f}"
+        judged = (str(row.wins or ""), str(row.ties + row.unstable or ""), margin) if not self.blind else ("", "", "")
         return (
             (flags, "bad" if row.state == "failed" else "accent"),
             (row.id[:8], "muted"),
             flat(row.title, 24),
             (str(row.turns), ""),
-            (str(row.wins or ""), "good"),
-            (str(row.ties + row.unstable or ""), "warn"),
-            ("" if row.margin is None else f"{row.margin:.3f}", "muted"),
+            *zip(judged, ("good", "warn", "muted"), strict=True),
             (why or what, "bad" if why else "accent"),
         )
 
@@ -337,7 +355,10 @@ class TreesScreen(Mode):
         opened, pane, table = self.opened, self.pane("outline"), self.query_one("#outline-table", Table)
         if opened is None:
             return
-        self._listed = outline(opened, self.look, everything=self.everything)
+        if self.blind:
+            self._listed = blind.outline(opened, self.person, everything=self.everything)
+        else:
+            self._listed = outline(opened, self.look, everything=self.everything)
         pane.name_it(safe(f"{opened.tree.id[:8]} {one_line(opened.row.title, 40)}"))
         if not self._listed:
             pane.notice("empty", "nobody has spoken in this tree yet")
@@ -373,11 +394,19 @@ class TreesScreen(Mode):
         self.pane("detail").clear()
         for tab in self.query(ViewTab):
             tab.set_class(tab.view == self.view, "-active")
-        self.query_one("#decided", Static).update(drawn(telling.decided(opened, node.id)))
+            tab.display = not self.blind or tab.view in SEEN_BLIND
+        if self.blind:
+            user, replies = telling.turn_of(opened, node.id)
+            told = [blind.asked(opened, self.person, user, replies), self.agreed]
+            self.query_one("#decided", Static).update(safe("\n".join(told)))
+        else:
+            self.query_one("#decided", Static).update(drawn(telling.decided(opened, node.id)))
         if self._told != (node.id, self.view):
             self._told = (node.id, self.view)
             self.query_one("#scroll", VerticalScroll).scroll_home(animate=False)
         match self.view:
+            case "text" if self.blind:
+                self._show_ballot(opened, node)
             case "text":
                 self._show_columns(opened, node)
             case "diff":
@@ -408,6 +437,21 @@ class TreesScreen(Mode):
         columns = self.query_one("#columns", Horizontal)
         columns.display = True
         self._fill_columns(columns, [self._column(opened, reply, node) for reply in shown])
+
+    def _show_ballot(self, opened: Opened, node: Node) -> None:
+        """The user's message, and under it the replies under letters: side by side where they fit, else in turn."""
+        user, replies = telling.turn_of(opened, node.id)
+        said = Content("\n").join([styled((f"turn {user.turn}", "user")), safe(user.text)])
+        shown = [
+            Content("\n").join([styled((letter, "accent")), safe(reply.text)])
+            for letter, reply in blind.lettered(user, replies)
+        ]
+        beside = len(shown) <= self._room()
+        self._show_told(Content("\n\n").join([said, *([Content()] if beside else shown)]))
+        columns = self.query_one("#columns", Horizontal)
+        columns.display = beside
+        if beside:
+            self._fill_columns(columns, shown)
 
     def _fill_columns(self, columns: Horizontal, contents: Sequence[Content]) -> None:
         there = list(columns.query(Column))
@@ -500,7 +544,8 @@ class TreesScreen(Mode):
     def _be_at(self, name: str) -> None:
         self._place(name)
         inner = {"index": "#tree-table", "outline": "#outline-table", "detail": "#scroll"}[name]
-        self.call_after_refresh(self.query_one(inner).focus)
+        # At once: a focus that comes later would take back the one that the next key gives.
+        self.set_focus(self.query_one(inner))
 
     def _place(self, name: str) -> None:
         if name == self._at():
@@ -557,19 +602,82 @@ class TreesScreen(Mode):
 
     def action_filter(self) -> None:
         self._place("index")
-        self.call_after_refresh(self.query_one("#filter").focus)
+        # At once: who types on is faster than the next painting, and letters are keys of this screen.
+        self.set_focus(self.query_one("#filter"))
 
     def action_order(self) -> None:
         orders = list(index.ORDERS)
         self._ask_for(self.index.filter, orders[(orders.index(self.index.order) + 1) % len(orders)])
 
     def action_view(self, view: View) -> None:
+        if self.blind and view not in SEEN_BLIND:
+            self.main.tell(f"{view} is hidden while you judge blind; b shows it again")
+            return
         self.view = view
         self._show_detail()
 
     def action_everything(self) -> None:
         self.everything = not self.everything
         self._show_outline(stay=True)
+
+    # Judging blind
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Votes are taken only while everything that could sway them is hidden."""
+        return self.blind if action == "vote" else super().check_action(action, parameters)
+
+    def action_blind(self) -> None:
+        self.blind = not self.blind
+        scroll = self.query_one("#scroll")
+        first, second = ("#told", "#columns") if self.blind else ("#columns", "#told")
+        scroll.move_child(self.query_one(first), before=self.query_one(second))
+        if self.blind and self.view not in SEEN_BLIND:
+            self.view = "text"
+        self._told = None
+        self._show_list()
+        if self.opened is not None:
+            self._be_at("detail" if self.has_class("-narrow") else "outline")
+            self._show_outline(stay=True)
+            self._agree(self.opened)
+        self.refresh_bindings()
+
+    def _agree(self, opened: Opened) -> None:
+        """Find out how far the judge agrees with the person."""
+
+        async def find_out() -> None:
+            self.agreed = await self.main.pages.ask(lambda store: blind.agreed(store, opened, self.person))
+            self._show_detail()
+
+        self.ask("agreed", find_out, self.pane("detail"))
+
+    def action_vote(self, said: str) -> None:
+        opened, node = self.opened, self.node
+        if opened is None or node is None or not self.pane("detail").display:
+            self.main.tell("enter shows the replies; then a letter votes")
+            return
+        user, replies = telling.turn_of(opened, node.id)
+        if not blind.votable_here(replies):
+            self.main.tell(blind.asked(opened, self.person, user, replies))
+            return
+        self.ask("vote", partial(self._vote, opened, user, replies, said), self.pane("detail"))
+
+    async def _vote(self, opened: Opened, user: Node, replies: Sequence[Node], said: str) -> None:
+        def write() -> None:
+            with Store.open(self.main.store_path) as store:
+                keep_vote(store, opened.row.run_id, self.person, user, replies, said)
+
+        try:
+            await asyncio.to_thread(write)
+        except CannotVote as error:
+            self.main.tell(str(error), severity="warning")
+            return
+        onward = blind.next_owed(opened, self.person, user, everything=self.everything)
+        if onward is None:
+            self.main.tell("all turns of this tree have your vote; . goes to the next tree")
+        else:
+            self._wanted = blind.lettered(onward, opened.tree.children(onward.id))[0][1].id
+        self._open(opened.tree.id, keep=True)
+        self._agree(opened)
 
     # Copying and handing out
 
@@ -581,6 +689,9 @@ class TreesScreen(Mode):
     def action_copy_raw(self) -> None:
         opened, node = self.opened, self.node
         if opened is None or node is None:
+            return
+        if self.blind:
+            self.main.tell("the raw message is hidden while you judge blind; b shows it again")
             return
 
         async def copy() -> None:
@@ -667,8 +778,6 @@ class TreesScreen(Mode):
             )
 
     def _keep(self, opened: Opened, node: Node, kind: str, args: dict[str, object]) -> None:
-        import asyncio
-
         def write() -> None:
             with Store.open(self.main.store_path) as store:
                 keep(store, opened.row.run_id, node, kind, args)

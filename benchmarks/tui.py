@@ -593,7 +593,7 @@ def main() -> int:
                 print(json.dumps(found))
             return 0
         os.environ["XDG_CONFIG_HOME"] = name
-        figures, bars = measured(Path(name), given.stores or Path(name), QUICK if given.quick else FULL)
+        figures, bars = measured(Path(name), (given.stores or Path(name)).resolve(), QUICK if given.quick else FULL)
     return finish("tui", figures, bars)
 
 

@@ -42,6 +42,10 @@ class Screen:
         shown = self.tell("capture-pane", "-t", "it", "-p")
         return "\n".join(line.rstrip() for line in shown.splitlines()) + "\n"
 
+    def line(self) -> int:
+        """The line that the cursor stands on, from 0 at the top."""
+        return int(self.tell("display-message", "-t", "it", "-p", "#{cursor_y}"))
+
     def resize(self, width: int, height: int) -> None:
         self.tell("resize-window", "-t", "it", "-x", str(width), "-y", str(height))
 

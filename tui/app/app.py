@@ -241,7 +241,7 @@ class EspalierApp(App[None]):
         self._version, self.trouble = version, trouble
         if lines is not None:
             self.runs = tuple(lines)
-        if lines is not None or trouble is not None:
+        if lines is not None or changed:
             self.show_pill()
         self._unseen = self._unseen or changed
         below, now = next(iter(self.screen_stack), None), time.monotonic()

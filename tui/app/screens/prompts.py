@@ -192,7 +192,7 @@ class PromptsScreen(Mode):
         self.pane("editor").name_it(safe(f"{source.kind} from {source.name}"))
         self.add_class("-editing")
         self._read_draft()
-        self.call_after_refresh(self.query_one(TextArea).focus)
+        self.set_focus(self.query_one(TextArea))
 
     # The draft
 
@@ -272,7 +272,7 @@ class PromptsScreen(Mode):
 
     def action_back(self) -> None:
         self.remove_class("-editing", "-side")
-        self.call_after_refresh(self.query_one("#version-table").focus)
+        self.set_focus(self.query_one("#version-table"))
 
     def action_editor(self) -> None:
         import os

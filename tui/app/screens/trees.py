@@ -544,7 +544,8 @@ class TreesScreen(Mode):
     def _be_at(self, name: str) -> None:
         self._place(name)
         inner = {"index": "#tree-table", "outline": "#outline-table", "detail": "#scroll"}[name]
-        self.call_after_refresh(self.query_one(inner).focus)
+        # At once: a focus that comes later would take back the one that the next key gives.
+        self.set_focus(self.query_one(inner))
 
     def _place(self, name: str) -> None:
         if name == self._at():
@@ -601,7 +602,8 @@ class TreesScreen(Mode):
 
     def action_filter(self) -> None:
         self._place("index")
-        self.call_after_refresh(self.query_one("#filter").focus)
+        # At once: who types on is faster than the next painting, and letters are keys of this screen.
+        self.set_focus(self.query_one("#filter"))
 
     def action_order(self) -> None:
         orders = list(index.ORDERS)

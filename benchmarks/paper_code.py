@@ -189,19 +189,19 @@ def table(figures: dict[str, Any]) -> str:
     )
     for model, found in figures.items():
         for preset, judge, words in rows:
-            one = found[preset][judge]
-            share = (
-                f"{one['unstable'] / one['turns']:.0%}"
-                if judge == ROTATED
-                else "not looked"
-                if "code" in words
-                else "-"
-            )
-            right = "-" if not one["of"] else f"{one['right'] / one['of']:.0%} of {one['of']}"
-            lines.append(
-                f"| {model} | {words} | {one['turns']} | {one['hinted']} : {one['unhinted']} | {share} | {right} |"
-            )
+            cells = (model, words, *_cells(found[preset], judge))
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _cells(found: dict[str, Any], judge: str) -> tuple[str, str, str, str]:
+    one, picked = found[judge], found["picked"]
+    changed = "not looked" if judge == "first_shown" else "shown alone"
+    if judge == ROTATED:
+        place = picked.get("a place", 0)
+        changed = f"{place}; to whichever stood first {picked.get('the first place', 0)}"
+    right = "-" if not one["of"] else f"{one['right']} of {one['of']}"
+    return str(one["turns"]), f"{one['hinted']} : {one['unhinted']}", changed, right
 
 
 async def run(args: argparse.Namespace) -> int:

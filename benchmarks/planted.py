@@ -81,6 +81,38 @@ winner_weight = 1.0
 minutes = {minutes}
 """
 
+BOTH = """
+name = "one adapter, two backends"
+turns = 1
+[models.still]
+kind = "scripted"
+[models.llama]
+kind = "llama"
+path = "embedded"
+adapter = "{adapter}"
+[models.transformers]
+kind = "transformers"
+path = "embedded"
+adapter = "{adapter}"
+[personas]
+count = 1
+[user]
+model = "still"
+[inducer]
+model = "still"
+[responders.llama]
+model = "llama"
+prompt = "deploy"
+sampling = {{ max_tokens = 24, temperature = 0.0 }}
+[responders.transformers]
+model = "transformers"
+prompt = "deploy"
+sampling = {{ max_tokens = 24, temperature = 0.0 }}
+[judges.planted]
+kind = "rules"
+rules = {rules}
+"""
+
 TRAINING = """
 base = "embedded"
 seed = 1
@@ -177,11 +209,11 @@ class Study:
         """A store of its own, so that the study's never holds a word of these people."""
         return self.folder / "held-out.db"
 
-    def command(self, store: Path, *words: str) -> str:
-        """Run a command of the program and give back what it printed. Raises SystemExit where it fails."""
+    def command(self, store: Path, *words: str, fine: tuple[int, ...] = (0,), typed: str = "") -> str:
+        """Run a command of the program and give back what it printed. Raises SystemExit for other exit codes."""
         whole = [sys.executable, "-m", "tui.main", *words, "--store", str(store)]
-        done = subprocess.run(whole, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
-        if done.returncode not in (0, UNFINISHED):
+        done = subprocess.run(whole, cwd=ROOT, input=typed, stdout=subprocess.PIPE, text=True, check=False)
+        if done.returncode not in fine:
             sys.exit(done.returncode)
         return done.stdout
 
@@ -226,21 +258,28 @@ def main() -> int:
 
 def simulate(study: Study) -> None:
     """Trees of the embedded model with the seed people."""
-    study.command(study.store, "run", str(study.write("run.toml", play(study.size, "planted", study.size.trees, ""))))
+    played(study, study.store, "run.toml", play(study.size, "planted", study.size.trees, ""))
 
 
 def play_held_out(study: Study) -> None:
     """The same with the held-out people, in their own store: pairs to try the implicit reward on."""
     shipped = ROOT / "simulation" / "data"
     people = "\n".join(f'{kind} = "{shipped / f"held_out_{kind}.jsonl"}"' for kind in ("profiles", "personalities"))
-    text = play(study.size, "planted, held out", study.size.held_out, people)
-    study.command(study.held_out, "run", str(study.write("held-out.toml", text)))
+    played(study, study.held_out, "held-out.toml", play(study.size, "planted, held out", study.size.held_out, people))
 
 
 def train(study: Study) -> None:
     """SFT on the replies that the rules preferred, then DPO on the pairs."""
     sft, dpo = trained(study, "all", "training.toml", f'runs = ["{run_of(study)}"]')
     study.write("adapters.json", json.dumps({"sft": sft, "dpo": dpo}))
+
+
+def talk(study: Study) -> None:
+    """What was trained is talked with, and answers beside itself in a run: by llama.cpp and by transformers."""
+    adapter = read_adapters(study)["dpo"]
+    words = ("chat", "embedded", "--adapter", adapter, "--max-tokens", "40")
+    study.write("chat.txt", study.command(study.store, *words, typed="I ran eight miles today.\n/quit\n"))
+    played(study, study.store, "both.toml", BOTH.format(adapter=adapter, rules=RULES))
 
 
 def train_on_coins(study: Study) -> None:
@@ -306,6 +345,7 @@ def weigh(study: Study) -> None:
 STEPS: Mapping[str, Callable[[Study], None]] = {
     "simulate": simulate,
     "train": train,
+    "talk": talk,
     "coin": train_on_coins,
     "measure": measure,
     "held-out": play_held_out,
@@ -317,6 +357,11 @@ def play(size: Size, name: str, count: int, people: str) -> str:
     """A run's configuration."""
     given = {"turns": size.turns, "samples": size.samples, "reply": size.reply, "minutes": size.minutes}
     return PLAY.format(name=name, count=count, people=people, rules=RULES, **given)
+
+
+def played(study: Study, store: Path, name: str, text: str) -> None:
+    """Play a configuration to its end, or for as long as it may take."""
+    study.command(store, "run", str(study.write(name, text)), fine=(0, UNFINISHED))
 
 
 def run_of(study: Study) -> str:
@@ -358,8 +403,11 @@ def verdict(study: Study) -> tuple[dict[str, Any], list[Bar]]:
         Bar("lower bound of that rise, in points", rise["low"], at_least=0.0),
         Bar("how far the coin's interval is from 0, in points", max(coin["low"], -coin["high"], 0.0), at_most=0.0),
     ]
+    backends = backends_of(study)
+    bars.append(Bar("backends that the adapter answered through", len(backends), at_least=2))
     figures = {
         "preference": RULES,
+        "backends": backends,
         "size": asdict(study.size),
         "pairs": pairs,
         "replies": replies,
@@ -430,6 +478,16 @@ def gap_closed(table: Table, floor: Table, ceiling: Table) -> Estimate:
 
     beside = np.hstack([floor.scores, ceiling.scores, table.scores])
     return estimate(Table(beside, floor.profiles, floor.personalities), share)
+
+
+def backends_of(study: Study) -> dict[str, int]:
+    """Replies under the DPO adapter by backend."""
+    sql = """
+    SELECT m.backend, count(*) FROM nodes n JOIN models m ON m.id = n.model_id
+    WHERE json_extract(m.identity, '$.adapter') = ? GROUP BY m.backend
+    """
+    with Store.read(study.store) as store:
+        return dict(store.rows(sql, (read_adapters(study)["dpo"],)))
 
 
 def training_figures(study: Study) -> dict[str, Any]:

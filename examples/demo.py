@@ -104,7 +104,7 @@ def main() -> None:
     run = played("quickstart.toml")
     espalier("show", run)
     heading("What of it could be trained on")
-    espalier("data", "lint", "--run", run)
+    espalier("data", "lint", run)
     heading("An adapter learns: first the winning replies (SFT), then the pairs (DPO)")
     settings = written("training.toml", TRAINING)
     espalier("train", "all", settings, "--run", run)

@@ -22,7 +22,7 @@ import numpy as np
 from agents.models.config import ModelConfig
 from agents.models.model_folder import LINEAGE
 from agents.models.protocol import ModelIdentity
-from simulation.embedders import Embedder, LexicalEmbedder
+from simulation.embedders import Embedder, LexicalEmbedder, Vectors
 from simulation.pool import calibrated, open_pool_embedder, settle_thresholds, vectors_of
 from simulation.runs import Persona
 from trees.errors import NotFound, SetupError
@@ -33,6 +33,8 @@ from trees.trainings import adapters, trainings
 
 UNKNOWN = "unknown"
 _SHORT = 8
+_AT_ONCE = 2000
+"""People compared with at once, so that memory does not grow with their number."""
 _WORDS: Mapping[Kind, str] = {"profile": "profiles", "personality": "personalities"}
 
 
@@ -170,19 +172,32 @@ async def _measured(store: Store, configured: Mapping[str, ModelConfig]) -> tupl
 async def alike(
     store: Store, embedder: Embedder, threshold: Threshold, items: Mapping[str, str], others: Mapping[str, str]
 ) -> list[Alike]:
-    """Which of these texts (by id) say the same as one of the others, the most similar first."""
+    """Which of these texts (by id) say the same as one of the others, the most similar first.
+
+    Vectors are kept in the store if they are its pool's; others would take its space and be asked for by nobody.
+    """
     if not items or not others:
         return []
-    vectors = await vectors_of(store, embedder, {**items, **others})
-    mine, theirs = list(items), list(others)
-    close = np.stack([vectors[i] for i in mine]) @ np.stack([vectors[i] for i in theirs]).T
-    best = close.argmax(axis=1)
-    found = [
-        Alike(threshold.kind, item, theirs[at], float(close[row, at]))
-        for row, (item, at) in enumerate(zip(mine, best, strict=True))
-        if close[row, at] >= threshold.threshold
-    ]
-    return sorted(found, key=lambda each: -each.similarity)
+    mine = await _rows(store, embedder, items)
+    nearest: dict[str, Alike] = {}
+    for begin in range(0, len(others), _AT_ONCE):
+        some = dict(list(others.items())[begin : begin + _AT_ONCE])
+        close = mine @ (await _rows(store, embedder, some)).T
+        ids = list(some)
+        for row, item in enumerate(items):
+            at = int(close[row].argmax())
+            found = Alike(threshold.kind, item, ids[at], float(close[row, at]))
+            nearest[item] = max(nearest.get(item, found), found, key=lambda each: each.similarity)
+    reached = [found for found in nearest.values() if found.similarity >= threshold.threshold]
+    return sorted(reached, key=lambda each: -each.similarity)
+
+
+async def _rows(store: Store, embedder: Embedder, texts: Mapping[str, str]) -> Vectors:
+    """One vector a text, in their order."""
+    if any(threshold.embedder == embedder.name for threshold in thresholds(store).values()):
+        vectors = await vectors_of(store, embedder, texts)
+        return np.stack([vectors[each] for each in texts])
+    return await embedder.vectors(list(texts.values()))
 
 
 def halves(people: Sequence[Persona]) -> dict[Kind, dict[str, str]]:

@@ -153,14 +153,17 @@ def make_filter(
 def find_judge(store: Store, runs: Sequence[str], judge: str | None = None) -> tuple[str, str]:
     """Id and name of the judge meant, by name or the beginning of its id, among those that judged these runs.
 
-    Without a name it is the only one. Raises NotFound that names the choices.
+    Without a name it is the only one, people aside: their votes check the others, and count where they are named or
+    there is nothing else. Raises NotFound that names the choices.
     """
     sql = (
-        "SELECT DISTINCT g.id, g.name FROM judgements j JOIN judges g ON g.id = j.judge_id "
+        "SELECT DISTINCT g.id, g.name, g.kind FROM judgements j JOIN judges g ON g.id = j.judge_id "
         f"JOIN nodes n ON n.id = j.node_id JOIN trees t ON t.id = n.tree_id WHERE {_IN_RUNS} ORDER BY 2, 1"
     )
-    known: list[tuple[str, str]] = store.rows(sql, (_as_list(runs),))
-    found = known if judge is None else _matching(known, judge)
+    rows: list[tuple[str, str, str]] = store.rows(sql, (_as_list(runs),))
+    known = [(judge_id, name) for judge_id, name, _ in rows]
+    models = [(judge_id, name) for judge_id, name, kind in rows if kind != "human"]
+    found = models or known if judge is None else _matching(known, judge)
     if len(found) == 1:
         return found[0]
     hint = f"Judges of these runs: {', '.join(f'{name} ({judge_id[:12]})' for judge_id, name in known)}."

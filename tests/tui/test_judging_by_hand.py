@@ -12,6 +12,7 @@ from simulation.votes import CannotVote, Person, is_person, judged, owed, shown_
 from tests.support.builders import BuiltRun, make_judge, make_run
 from tests.support.builders import judged as by_model
 from tests.support.command_line import Espalier, as_json
+from trees.pairs import find_judge
 from trees.statistics import agreement, cohens_kappa
 from trees.store import Store
 from trees.verify import verify
@@ -69,6 +70,7 @@ def test_what_a_person_said_is_in_status_show_and_export(espalier: Espalier, run
     espalier("export", "dpo", "pairs.jsonl", "--judge", "human")
     pairs = [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()]
     with Store.read(run.store.path) as store:
+        assert find_judge(store, [run.id])[1] == "likelihood", "votes count where they are named"
         user, replies = store.tree(run.trees[0]).turns()[0]
     picked = shown_order(user, replies)[0].text
     assert [pair["chosen"][-1]["content"] for pair in pairs] == [picked, picked]

@@ -152,6 +152,15 @@ def _score(result: Result, case: int, turn: int | None) -> float | None:
     return float(np.nanmean(scores)) if np.isfinite(scores).any() else None
 
 
+def read_rounds(store: Store) -> Mapping[str, Any] | None:
+    """The timeline of the rounds that were begun last; None where there are none."""
+    from trees.rounds import all_rounds
+    from tui.roundsview import rounds_facts
+
+    rows = all_rounds(store)
+    return rounds_facts(store, rows[0]) if rows else None
+
+
 # What is shown
 
 
@@ -165,12 +174,12 @@ def chosen(evaluation: Evaluation, base: str | None, tried: str | None) -> tuple
     return (other if other is not None and wanted is not None and other.run_id != wanted.run_id else None), wanted
 
 
-def figure(evaluation: Evaluation, of: Sequence[str], *, gap: bool, at: int | None) -> Figure:
+def figure(evaluation: Evaluation, of: Sequence[str], *, gap: bool, at: int | None, plain: bool = False) -> Figure:
     """AL by turn with the intervals of some models, or the share of the gap that is closed."""
     plot = gap_of(evaluation.shown) if gap else curves_of(evaluation.shown)
     if plot is None:
         return Figure("Share of the gap", (), "turn", nothing=_no_gap(evaluation))
-    drawn = figure_of(plot, intervals_of=of)
+    drawn = figure_of(plot, intervals_of=of, plain=plain)
     nothing = "no reply is scored yet"
     return Figure(drawn.title, drawn.series, "turn", at=None if at is None else float(at), nothing=nothing)
 

@@ -280,10 +280,9 @@ async def _dry_run(
     say(f"{len(people)} cases of {config.turns} turns for each of {len(plans)} models:")
     for one in plans:
         low, high = one["calls"]
-        say(
-            f"  {one['model']} ({one['how']}): {low} to {high} calls, {one['tokens_in'][0]} to "
-            f"{one['tokens_in'][1]} tokens read"
-        )
+        least, most = one["tokens_in"]
+        what = f"{one['model']} ({one['how']}, lineage {one['lineage']})"
+        say(f"  {what}: {low} to {high} calls, {least} to {most} tokens read")
         for warning in one["warnings"]:
             say(f"    warning: {warning}")
     if config.situations:

@@ -73,6 +73,7 @@ def curves_of(found: Mapping[str, Any]) -> Lines:
             for model in found["models"]
         ),
         whole_x=True,
+        span=(1, found["turns"]),
     )
 
 
@@ -93,7 +94,16 @@ def gap_of(found: Mapping[str, Any]) -> Lines | None:
     if not any(curve.points for curve in curves):
         return None
     told = "share of the gap"
-    return Lines("gap", "Share of the gap from floor to ceiling", "turn", told, curves, whole_x=True, level=1.0)
+    return Lines(
+        "gap",
+        "Share of the gap from floor to ceiling",
+        "turn",
+        told,
+        curves,
+        whole_x=True,
+        level=1.0,
+        span=(1, found["turns"]),
+    )
 
 
 def _reading_plot(found: Mapping[str, Any], field: str, title: str) -> Lines:
@@ -105,7 +115,9 @@ def _reading_plot(found: Mapping[str, Any], field: str, title: str) -> Lines:
             if share["value"] is not None
         ]
         curves.append(Curve(model, tuple(points)))
-    return Lines(field, title, "turn", "share of replies", tuple(curves), whole_x=True, share=True)
+    return Lines(
+        field, title, "turn", "share of replies", tuple(curves), whole_x=True, share=True, span=(1, found["turns"])
+    )
 
 
 def _differences(found: Mapping[str, Any], key: str, title: str, unit: str) -> Intervals | None:
@@ -209,6 +221,7 @@ def _situations(found: Mapping[str, Any]) -> Iterator[Block]:
                 f"mean score, {found['unit'] or 'unscored'}",
                 curves,
                 whole_x=True,
+                span=(1, found["turns"]),
                 events=tuple((float(turn), "something changes at this turn") for turn in sorted(changes)),
             )
         )

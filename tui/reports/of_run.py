@@ -213,7 +213,7 @@ def _what(found: Mapping[str, Any]) -> Iterator[Block]:
 def _again(found: Mapping[str, Any]) -> Iterator[Block]:
     if found["configuration"] is None:
         return
-    yield Words("To make it again, save the configuration below as run.toml, with the same people in the store:")
+    yield Words("To make it again, save its configuration as run.toml, with the same people in the store:")
     yield Code(f"espalier run run.toml\nespalier resume {found['run']['id'][:8]}   # goes on with this one")
     yield Folded("run.toml", (Code(found["configuration"]),))
 
@@ -409,7 +409,7 @@ def _map(people: Mapping[str, Any]) -> Iterator[Block]:
     near = "Near each other: the same words" if words else f"Near each other: alike to {people['embedder']}"
     yield Picture(
         Map("people", "People, by how many of their turns have a winner", placed),
-        f"{near} in profile and personality. Pointing at one shows whose it is.",
+        f"{near} in profile and personality. On the page, pointing at one shows whose it is.",
     )
     rows = [(p["tree"][:8], p["state"], f"{p['won']} of {p['turns']}", one_line(p["text"], 160)) for p in points]
     heads = ("tree", "state", "turns with a winner", "person")

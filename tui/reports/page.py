@@ -36,13 +36,15 @@ nav { position: sticky; top: 0; background: var(--paper); border-bottom: 1px sol
 nav a:hover, nav a:focus-visible { text-decoration: underline; }
 section { scroll-margin-top: 3.4rem; } h2 { margin: 2.6rem 0 .8rem; font-size: 1.35rem; }
 h3 { font-size: 1.02rem; margin: 0 0 .4rem; }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(30rem, 100%), 46rem)); gap: 1rem; }
-figure { margin: .6rem 0; border: 1px solid var(--line); border-radius: 8px; padding: .6rem .6rem .2rem; }
+.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr)); gap: 1rem; }
+figure { margin: .6rem 0; max-width: 46rem; border: 1px solid var(--line); border-radius: 8px;
+  padding: .6rem .6rem .2rem; }
 figure svg { width: 100%; height: auto; display: block; font-family: inherit; }
 figcaption { color: var(--quiet); font-size: .88rem; padding: .2rem .4rem .5rem; }
 .wide { overflow-x: auto; margin: .6rem 0; } table { border-collapse: collapse; }
 th, td { padding: .28rem .8rem .28rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
-th { font-weight: 600; color: var(--quiet); } .n { text-align: right; font-variant-numeric: tabular-nums; }
+th { font-weight: 600; color: var(--quiet); } .n, th { white-space: nowrap; }
+.n { text-align: right; font-variant-numeric: tabular-nums; } td { overflow-wrap: break-word; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1.4rem; margin: .6rem 0; }
 dt { color: var(--quiet); } dd { margin: 0; white-space: pre-wrap; }
 pre { background: color-mix(in srgb, var(--line) 40%, var(--paper)); border-radius: 8px; padding: .8rem 1rem;

@@ -10,6 +10,9 @@ from tui.reports.blocks import Block, Code, Conversation, Facts, Folded, Picture
 from tui.reports.text_pen import WIDTH, text_of
 from tui.sanitise import visible
 
+LONGEST_FOLDED = 24
+"""Lines of what is folded on the page (a configuration, a card, a list) that are printed; a longer one stands there."""
+
 
 def say_report(report: Report) -> None:
     """Print all of it."""
@@ -30,8 +33,10 @@ def _say_block(block: Block) -> None:
             say("\n".join(wrap(visible(block.text), WIDTH)) + "\n")
         case Facts():
             say_table(("", ""), block.rows)
+            say("")
         case Table():
             say_table([visible(heading) for heading in block.headings], block.rows, right=block.right)
+            say("")
         case Code():
             say(indent(visible(block.text, longest=None), "  ") + "\n")
         case Picture():
@@ -40,8 +45,22 @@ def _say_block(block: Block) -> None:
         case Conversation():
             _say_conversation(block)
         case Folded():
-            say(f"{block.title}:")
-            _say_blocks(block.blocks)
+            _say_folded(block)
+
+
+def _say_folded(block: Folded) -> None:
+    lines = sum(_lines(inner) for inner in block.blocks)
+    if lines > LONGEST_FOLDED:
+        say(f"{block.title}: {lines} lines, which --html shows\n")
+        return
+    say(f"{block.title}:")
+    _say_blocks(block.blocks)
+
+
+def _lines(block: Block) -> int:
+    if isinstance(block, Code):
+        return block.text.count("\n") + 1
+    return len(block.rows) if isinstance(block, Table) else 0
 
 
 def _say_conversation(talk: Conversation) -> None:

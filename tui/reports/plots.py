@@ -50,12 +50,14 @@ class Lines:
     """A level to compare with: chance, zero."""
     events: tuple[tuple[float, str], ...] = ()
     """What happened where on the axis."""
+    span: tuple[float, float] | None = None
+    """The least that the axis reaches over, whatever is known of it."""
 
     @property
     def limits(self) -> tuple[tuple[float, float], tuple[float, float]]:
         """Of both axes, with the intervals inside."""
         points = [point for curve in self.curves for point in curve.points]
-        xs = [point.x for point in points]
+        xs = [*(point.x for point in points), *(self.span or ())]
         ys = [y for p in points for y in (p.y, p.low, p.high) if y is not None]
         ys += [] if self.level is None else [self.level]
         return _limits(xs, margin=False), (0.0, 1.0) if self.share else _limits(ys, margin=True)

@@ -21,7 +21,7 @@ MARKS = ("circle", "square", "triangle", "diamond")
 COLOURS = 8
 
 WIDTH = 720
-LEFT, RIGHT, TOP, BOTTOM = 64, 120, 44, 44
+LEFT, RIGHT, TOP, BOTTOM = 64, 132, 44, 44
 PLOT_HEIGHT = 320
 ROW = 30
 NAMES = 190
@@ -210,7 +210,7 @@ def _end_names(plot: Lines, up: _Axis) -> Iterator[Shape]:
     placed = _apart([y for y, _ in sorted(ends)], 15, TOP + 4, TOP + PLOT_HEIGHT)
     for y, (_, number) in zip(placed, sorted(ends), strict=True):
         curve, ink = plot.curves[number], f"c{number % COLOURS}"
-        x = WIDTH - RIGHT + 16
+        x = WIDTH - RIGHT + 26
         yield Dot(x, y, ink, MARKS[number % len(MARKS)])
         yield Label(x + 9, y + 4, one_line(curve.name, 15), size=12)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Container
 from string import ascii_uppercase
 
-from tui.app.curves import STYLES, Figure, Series, drawn
+from tui.app.curves import Figure, Series, drawn
 from tui.reports.plots import Curve, Intervals, Lines, Map, Plot, Stacks, tick_text
 from tui.reports.shapes import BANDS
 from tui.sanitise import one_line
@@ -18,6 +18,10 @@ WIDTH = 100
 NAME = 24
 FILLS = ("█▓▒░▚▞·+", "#=-.+x:o")
 """Of the parts of a bar: in Unicode, and in ASCII."""
+STYLES = ("bold blue", "green", "yellow", "red", "italic magenta", "cyan")
+"""Of curves, in an order in which neighbours are unlike in every theme."""
+ENDS = (("┬", "┴"), ("-", "-"))
+"""Upper and lower end of an interval: in Unicode, and in ASCII."""
 
 
 def text_of(plot: Plot, width: int = WIDTH, *, plain: bool = False) -> list[str]:
@@ -39,18 +43,20 @@ def _mark(number: int) -> str:
 
 
 def _lines(plot: Lines, width: int, plain: bool) -> list[str]:
-    rows = drawn(figure_of(plot), width, HEIGHT, plain=plain)
+    rows = drawn(figure_of(plot, plain=plain), width, HEIGHT, plain=plain)
     text = ["".join(span.text for span in row).rstrip() for row in rows]
     return [*text, *(f"at {x:g}: {one_line(what, width)}" for x, what in plot.events)]
 
 
-def figure_of(plot: Lines, *, intervals_of: Container[str] | None = None) -> Figure:
+def figure_of(plot: Lines, *, intervals_of: Container[str] | None = None, plain: bool = False) -> Figure:
     """Curves as the app draws them: a letter at the end of each, and the ends of intervals where they are wanted.
 
     None wants those of every curve, unless there are more than two: then they would hide each other.
     """
     wanted = intervals_of if intervals_of is not None else {c.name for c in plot.curves if len(plot.curves) <= BANDS}
-    ends = [each for n, curve in enumerate(plot.curves) if curve.name in wanted for each in _ends(curve, _style(n))]
+    ends = [
+        each for n, curve in enumerate(plot.curves) if curve.name in wanted for each in _ends(curve, _style(n), plain)
+    ]
     level = [] if plot.level is None else [Series("", _level(plot, plot.level), "dim")]
     lines = [
         Series(curve.name, tuple((point.x, point.y) for point in curve.points), _style(n), label=_mark(n))
@@ -69,11 +75,12 @@ def _level(plot: Lines, level: float) -> tuple[tuple[float, float], ...]:
     return (low, level), (high, level)
 
 
-def _ends(curve: Curve, style: str) -> list[Series]:
+def _ends(curve: Curve, style: str, plain: bool) -> list[Series]:
     """The upper and the lower ends of a curve's intervals."""
     tops = tuple((point.x, point.high) for point in curve.points if point.high is not None)
     bottoms = tuple((point.x, point.low) for point in curve.points if point.low is not None)
-    return [Series("", tops, style, sign="-"), Series("", bottoms, style, sign="-")]
+    upper, lower = ENDS[plain]
+    return [Series("", tops, style, sign=upper), Series("", bottoms, style, sign=lower)]
 
 
 def _intervals(plot: Intervals, width: int, plain: bool) -> list[str]:

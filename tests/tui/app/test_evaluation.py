@@ -18,11 +18,13 @@ from simulation.engine import Engine, close_engine, open_engine
 from tests.simulation.test_benchmark import config_of, measure
 from tests.support.screens import Driven
 from tests.tui.app.conftest import Opening
+from trees.rounds import begin_step, end_step, find_rounds, keep_rounds, rounds_id
 from trees.store import Store
 from tui.app.evaluating import chosen, in_words, read_evaluation, read_lines, talk
 from tui.app.screens.evaluation import EvaluationScreen
 from tui.app.screens.trees import TreesScreen
 from tui.benchview import document
+from tui.reports.of_rounds import facts, report
 
 TESTED = {
     "base": {"model": "model"},
@@ -197,7 +199,7 @@ async def being_measured(path: Path) -> AsyncIterator[Engine]:
     models = await open_models(config.run_of("base"))
     measured = plan(config, "base", models, cases_of(config.cases, None), None)
     with Store.open(path) as store:
-        run = start(store, measured)
+        run = (await start(store, measured)).run
     engine = await open_engine(path, run.id, config=config.run_of("base"), models=models)
     task = asyncio.create_task(engine.run())
     try:
@@ -244,6 +246,36 @@ async def test_hostile_names_and_words_are_shown_as_text(opening: Opening, measu
             await driven.press(*keys)
             assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", driven.text())
             assert "<ESC>" in driven.text()
+
+
+async def test_rounds_are_a_timeline_whose_steps_lead_to_what_they_made(opening: Opening, measured: Path) -> None:
+    configuration = {"steps": ["simulate", "lint", "sft", "benchmark"]}
+    rounds, mean = rounds_id(configuration), {"value": 3.0, "low": 2.8, "high": 3.2}
+    with Store.open(measured) as store:
+        benchmark = find_benchmark(store, None)[0]
+        store.apply(keep_rounds(rounds, "spiral", configuration, {"rounds": 1, "file": "rounds.toml"}, 1.0))
+        store.apply(begin_step(rounds, 0, 0, "benchmark", ("bench", "run")))
+        store.apply(end_step(rounds, 0, 0, "done", took_s=5.0, made=benchmark, figures={"mean": mean}))
+        store.apply(begin_step(rounds, 1, 0, "simulate", ("run",)))
+        figures = {"trees": 6, "messages": 9, "failed": 0}
+        store.apply(end_step(rounds, 1, 0, "done", took_s=5.0, made=find_run(store, "tuned"), figures=figures))
+    with Store.read(measured) as store:
+        made = report(facts(store, find_rounds(store, "spiral")))
+    assert [plot.name for plot in made.plots()] == ["rounds", f"alignment-{benchmark[:8]}"]
+    async with read(opening, 200, 60) as driven:
+        screen = evaluation(driven)
+        text = driven.text()
+        assert "rounds spiral" in text
+        assert "mean 3.000 [2.800, 3.200]" in text
+        assert "6 trees, 9 messages" in text
+        table = screen.query_one("#round-table")
+        table.focus()
+        await driven.press("enter")
+        assert screen.focused is not None
+        assert screen.focused.id == "model-table"
+        table.focus()
+        await driven.press("down", "enter")
+        assert isinstance(driven.screen, TreesScreen)
 
 
 def test_without_another_model_there_is_nothing_to_compare_with(measured: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tui.reports.plots import Curve, Intervals, Lines, Map, Measured, Plot, Point, Stacks, mean_of_stretches, ticks
 from tui.reports.png_pen import png
-from tui.reports.shapes import Area, Dot, Label, Line, drawing
+from tui.reports.shapes import RIGHT, WIDTH, Area, Dot, Label, Line, drawing
 from tui.reports.svg_pen import alone, inside
 from tui.reports.text_pen import text_of
 
@@ -81,7 +81,7 @@ def test_an_interval_beyond_the_axis_ends_at_it() -> None:
     rows = (Measured("wins", 1.0, 0.6, 1.4),)
     shapes = drawing(Intervals("w", "wins", "share", rows)).shapes
     ends = [x for shape in shapes if isinstance(shape, Line) and shape.width == 3.0 for x, _ in shape.points]
-    assert max(ends) == pytest.approx(600)
+    assert max(ends) == pytest.approx(WIDTH - RIGHT)
 
 
 def test_long_curves_are_means_of_stretches() -> None:

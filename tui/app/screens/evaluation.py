@@ -9,6 +9,7 @@ Invariant: no model is called better but in the words of the comparison, which c
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from textual import events
@@ -31,6 +32,7 @@ from tui.app.evaluating import (
     read_cases,
     read_evaluation,
     read_lines,
+    read_rounds,
     talk,
 )
 from tui.app.frame import Mode, Pane, Table
@@ -66,6 +68,10 @@ class EvaluationScreen(Mode):
     EvaluationScreen #right { width: 1fr; }
     EvaluationScreen #benches { height: auto; max-height: 8; min-height: 4; }
     EvaluationScreen #models { height: 1fr; min-height: 5; }
+    EvaluationScreen #rounds { height: auto; max-height: 12; display: none; }
+    EvaluationScreen.-rounds #rounds { display: block; }
+    EvaluationScreen.-narrow #rounds, EvaluationScreen.-short #rounds { display: none; }
+    EvaluationScreen.-rounds.-narrow.-side #rounds { display: block; }
     EvaluationScreen #compared { height: auto; max-height: 14; }
     EvaluationScreen #levels { height: 1fr; min-height: 6; }
     EvaluationScreen #cases { height: 1fr; max-height: 14; display: none; }
@@ -91,7 +97,7 @@ class EvaluationScreen(Mode):
         Binding("g", "gap", "Gap", id="evaluation.gap"),
         Binding("equals_sign", "base", "Compare with", key_display="=", id="evaluation.base"),
         Binding("less_than_sign", "turn(-1)", "Turn before", key_display="<", show=False, id="evaluation.before"),
-        Binding("greater_than_sign", "turn(1)", "Next turn", key_display=">", id="evaluation.after"),
+        Binding("greater_than_sign", "turn(1)", "Next turn", key_display=">", show=False, id="evaluation.after"),
         Binding("x", "export", "Report", id="evaluation.export"),
         Binding("R", "resume", "Go on measuring", show=False, id="evaluation.resume"),
         Binding("Z", "side", "Side panes", id="evaluation.side"),
@@ -106,6 +112,8 @@ class EvaluationScreen(Mode):
         self.turn: int | None = None
         """The turn that is pointed at, from 1; None for all of them."""
         self.cases: tuple[CaseLine, ...] = ()
+        self.rounds: Mapping[str, Any] | None = None
+        """The timeline of the rounds begun last."""
         self.case: dict[str, Any] | None = None
         """What was said in the case under the cursor."""
         self._shown: str | None = None
@@ -142,12 +150,19 @@ class EvaluationScreen(Mode):
                     about="The model under the cursor against the one to compare with. A difference is called one "
                     "only if p, corrected for all tests, and the interval both say so.",
                 )
+                yield Pane(
+                    "rounds",
+                    Table(id="round-table"),
+                    id="rounds",
+                    about="The rounds that were begun last, step by step. enter shows what a step made: a benchmark "
+                    "here, a run in Trees, a training in Train.",
+                )
             with Vertical(id="right"):
                 yield Pane(
                     "level by turn",
                     CurvePlot(id="level-plot", plain=self.main.plain),
                     id="levels",
-                    about="The mean score of the replies at each turn; - are the ends of the 95 % interval. < and > "
+                    about="The mean score of the replies at each turn, with the ends of 95 % intervals. < and > "
                     "point at a turn, t shows the numbers, g the share of the gap from floor to ceiling.",
                 )
                 yield Pane(
@@ -173,6 +188,7 @@ class EvaluationScreen(Mode):
         self.query_one("#case-table", Table).columns_are(
             ("case", 5), ("diff", 7), ("base", 6), ("tried", 6), ("person", None)
         )
+        self.query_one("#round-table", Table).columns_are(("", 2), ("step", 11), ("", 9), ("came to", None))
         self.query_one("#model-table").focus()
 
     # Reading
@@ -194,12 +210,13 @@ class EvaluationScreen(Mode):
     async def _read(self) -> None:
         began, wanted = time.monotonic(), self._wanted
 
-        def read(store: Store) -> tuple[list[BenchLine], Evaluation | None]:
+        def read(store: Store) -> tuple[list[BenchLine], Evaluation | None, Mapping[str, Any] | None]:
             lines = read_lines(store, self.main.clock())
             line = next((each for each in lines if each.id == wanted), next(iter(lines), None))
-            return lines, None if line is None else read_evaluation(store, line)
+            return lines, None if line is None else read_evaluation(store, line), read_rounds(store)
 
-        lines, evaluation = await self.main.deep.ask(read) if self.main.store_path.is_file() else ([], None)
+        there = self.main.store_path.is_file()
+        lines, evaluation, self.rounds = await self.main.deep.ask(read) if there else ([], None, None)
         self._next_read = time.monotonic() + max(READ_S, (time.monotonic() - began) / SHARE_OF_TIME)
         self.lines, self.evaluation = tuple(lines), evaluation
         self._show()
@@ -208,11 +225,14 @@ class EvaluationScreen(Mode):
 
     def _show(self) -> None:
         self.query_one("#bench-table", Table).fill((line.id, self._bench(line)) for line in self.lines)
+        self._show_rounds()
         evaluation = self.evaluation
         if evaluation is None:
-            for pane, words in (("levels", EMPTY), ("models", "no model yet"), ("compared", "nothing to compare yet")):
+            for pane, words in (("models", "no model yet"), ("compared", "nothing to compare yet")):
                 self.pane(pane).notice("empty", words)
-            self.pane("benches").notice("empty", "no benchmark yet")
+            # The words stand above an empty plot, which keeps the focus where nothing else is shown.
+            self.pane("levels").notice("partial", EMPTY)
+            self.query_one("#level-plot" if self.has_class("-narrow") else "#bench-table").focus()
             return
         for pane in ("benches", "models", "compared"):
             self.pane(pane).clear()
@@ -234,6 +254,14 @@ class EvaluationScreen(Mode):
         if evaluation is not None:
             rows = [(m["model"], self._model(evaluation, n, m)) for n, m in enumerate(evaluation.shown["models"])]
             self.query_one("#model-table", Table).fill(rows)
+
+    def _show_rounds(self) -> None:
+        rounds = self.rounds
+        self.set_class(rounds is not None, "-rounds")
+        if rounds is not None:
+            self.pane("rounds").name_it(safe(one_line(f"rounds {rounds['name']}: {rounds['state']}", 50)))
+            lines = enumerate(rounds["timeline"])
+            self.query_one("#round-table", Table).fill((str(at), _step(line)) for at, line in lines)
 
     def _bench(self, line: BenchLine) -> tuple[Cell, ...]:
         share = f"{line.share:.0%}"
@@ -273,7 +301,7 @@ class EvaluationScreen(Mode):
             return
         base, tried = self.compared()
         of = [result.model for result in (base, tried) if result is not None]
-        plot = figure(evaluation, of, gap=self._gap, at=self.turn)
+        plot = figure(evaluation, of, gap=self._gap, at=self.turn, plain=self.main.plain)
         self.query_one("#level-plot", CurvePlot).show(plot, as_table=self._table)
         pane = self.pane("levels")
         name = one_line(evaluation.line.name, 30)
@@ -371,7 +399,7 @@ class EvaluationScreen(Mode):
             self._show_models()
             self._show_plot()
             self._read_cases()
-        else:
+        elif event.data_table.id == "case-table":
             self._read_talk()
 
     def on_data_table_row_selected(self, _: DataTable.RowSelected) -> None:
@@ -379,9 +407,12 @@ class EvaluationScreen(Mode):
 
     def action_deeper(self) -> None:
         """From benchmarks to models, to conversations, to the tree itself."""
+        focused = self.focused.id if self.focused is not None else None
+        if focused == "round-table":
+            self._open_step()
+            return
         if self.evaluation is None:
             return
-        focused = self.focused.id if self.focused is not None else None
         if focused == "bench-table":
             self.remove_class("-side")
             self.call_after_refresh(self.query_one("#model-table").focus)
@@ -391,6 +422,22 @@ class EvaluationScreen(Mode):
             self.add_class("-drilled")
             self._read_cases()
             self.call_after_refresh(self.query_one("#case-table").focus)
+
+    def _open_step(self) -> None:
+        """What a step of the rounds made, where it is shown."""
+        at = self.query_one("#round-table", Table).at
+        step = self.rounds["timeline"][int(at)] if self.rounds is not None and at is not None else None
+        if step is None or step["made"] is None:
+            return
+        if step["step"] == "simulate":
+            self.main.run_id = step["made"]
+            self.main.action_go("trees")
+        elif step["step"] in ("sft", "dpo"):
+            self.main.action_go("train")
+        elif step["step"] == "benchmark" and any(line.id == step["made"] for line in self.lines):
+            table = self.query_one("#bench-table", Table)
+            table.move_cursor(row=table.get_row_index(step["made"]))
+            self.call_after_refresh(self.query_one("#model-table").focus)
 
     def _open_tree(self) -> None:
         case, (_, tried) = self._case_at(), self.compared()
@@ -461,6 +508,16 @@ class EvaluationScreen(Mode):
             await self.main.have_done(f"measuring {tried.model}", "resume", run.id, *retry, "--detach", "--json")
 
         self.main.set_to_work(resume)
+
+
+def _step(line: Mapping[str, Any]) -> tuple[Cell, ...]:
+    tones = {"done": "good", "running": "accent", "crashed": "bad", "failed": "bad", "stopped": "warn"}
+    return (
+        (str(line["round"]), "muted"),
+        flat(line["step"], 11),
+        (line["standing"], tones.get(line["standing"], "muted")),
+        flat(line["figure"], 80, "muted"),
+    )
 
 
 def _short(figure: dict[str, Any]) -> str:

@@ -24,7 +24,7 @@ from textual.widgets import DataTable, Static
 from trees.errors import EspalierError, StoreMissing
 from trees.store import Store
 from tui.app.content import Cell, bar, flat, pill, safe, styled
-from tui.app.curves import number
+from tui.app.curves import Figure, number
 from tui.app.dialogs import Question
 from tui.app.frame import Mode, Pane, Table
 from tui.app.plot import CurvePlot
@@ -196,7 +196,7 @@ class TrainScreen(Mode):
         )
         self.pane("standing").notice("loading", "reading the trainings ...")
         self.set_interval(BEAT_S, self._beat)
-        self.query_one("#training-table").focus()
+        self.query_one("#plot-0" if self.main.size.width < 100 else "#training-table").focus()
 
     # Reading
 
@@ -235,7 +235,7 @@ class TrainScreen(Mode):
     def _nothing(self) -> None:
         self.pane("standing").notice("empty", _NOTHING)
         self.query_one("#training-table", Table).fill(())
-        self.pane("curves").notice("empty", "the curves of a training are drawn here")
+        self.query_one("#plot-0", CurvePlot).show(Figure("", (), nothing="the curves of a training are drawn here"))
         self.pane("data").notice("empty", "what a training keeps and drops is told here")
         self.pane("log").notice("empty", "alarms and the last lines of a training's log stand here")
 
@@ -244,7 +244,7 @@ class TrainScreen(Mode):
         if read is None or found is None:
             self._nothing()
             return
-        for pane in ("standing", "list", "curves", "log"):
+        for pane in ("standing", "log"):
             self.pane(pane).clear()
         self.query_one("#training-table", Table).fill((line.id, self._row(line)) for line in found.lines)
         self._point_at(read.row.id)

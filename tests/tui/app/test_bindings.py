@@ -124,8 +124,9 @@ async def in_text_fields(driven: Driven, screen: Mode, reached: list[tuple[str, 
                 assert reached[:1] == ([] if writes else [each.action]), f"{each.id}: {key} did {reached}"
 
 
-@pytest.mark.parametrize("mode", SCREENS)
-@pytest.mark.parametrize("stored", ["a run", "nothing"])
+@pytest.mark.parametrize(
+    ("mode", "stored"), [*((mode, "nothing") for mode in SCREENS), ("trees", "a run"), ("prompts", "a run")]
+)
 async def test_no_key_brings_the_app_down(
     opening: Opening,
     played_store: tuple[Path, str],

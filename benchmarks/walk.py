@@ -116,7 +116,7 @@ def trees(walk: Walk) -> None:
 def prompt(walk: Walk, width: int) -> None:
     """A prompt changed, tried, saved and taken into use."""
     walk.press("5")
-    text = walk.see("prompts", "responder", "shipped")
+    text = walk.see("prompts", "responder", "inducer")
     row = _row_of(text, "responder")
     walk.press(*["Down"] * row)
     walk.press("Enter")
@@ -129,10 +129,10 @@ def prompt(walk: Walk, width: int) -> None:
         walk.screen.when(lambda _, line=line: walk.screen.line() > line, "the cursor going down")
     walk.press("End")
     walk.screen.type(" Be brief.")
-    walk.see("changed", "Be brief.", "no problem")
+    walk.see("changed", "brief.", "no problem")
     if width < 160:
         walk.press("C-t")
-        walk.see("preview", "preview on", "Be brief.")
+        walk.see("preview", "preview on", "brief.")
     walk.press("C-r")
     walk.see("tried", "before", "under the draft", timeout_s=180)
     walk.screen.when(lambda text: "under the draft\n..." not in text and "trying" not in text, "the answer", 180)

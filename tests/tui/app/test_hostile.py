@@ -124,11 +124,8 @@ async def test_hostile_text_of_trainings(opening: Opening, hostile_store: BuiltR
 
 
 @pytest.mark.parametrize("mode", SCREENS)
-@pytest.mark.parametrize(("width", "height"), [(80, 24), (200, 60)])
-async def test_hostile_text_on_every_screen(
-    opening: Opening, hostile_store: BuiltRun, mode: str, width: int, height: int
-) -> None:
-    async with opening(width, height, mode=mode) as driven:
+async def test_hostile_text_on_every_screen(opening: Opening, hostile_store: BuiltRun, mode: str) -> None:
+    async with opening(200, 60, mode=mode) as driven:
         await driven.settle()
         _clean(driven)
         for key in (

@@ -41,7 +41,7 @@ from tui.app.watching import (
 from tui.console import count, duration
 from tui.lanes import Lanes
 from tui.sanitise import one_line
-from tui.statusview import share_in_words
+from tui.statusview import agreement_in_words, share_in_words
 
 READ_S = 1.0
 """Between two readings of what changes, in seconds, or longer where reading takes more than a twentieth of it."""
@@ -444,4 +444,6 @@ def _judge(row: Mapping[str, Any]) -> list[Content]:
         lines.append(safe(f"  shown first was picked {share_in_words(row['first_shown'])}"))
     if row["flips"]["of"]:
         lines.append(safe(f"  judged again changed {share_in_words(row['flips'])}"))
+    for name, found in row["agreement"].items():
+        lines.append(safe(f"  agrees with {name} {agreement_in_words(found)}"))
     return lines

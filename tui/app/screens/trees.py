@@ -184,7 +184,10 @@ class TreesScreen(Mode):
                 "trees",
                 Vertical(
                     LineEditor(
-                        placeholder="filter: words, turns>3, outcome:tie, persona:nurse ...", id="filter", compact=True
+                        placeholder="filter: words, turns>3, outcome:tie, persona:nurse ...",
+                        id="filter",
+                        compact=True,
+                        select_on_focus=False,
                     ),
                     Static(id="filter-told"),
                     Table(id="tree-table"),
@@ -603,7 +606,9 @@ class TreesScreen(Mode):
     def action_filter(self) -> None:
         self._place("index")
         # At once: who types on is faster than the next painting, and letters are keys of this screen.
-        self.set_focus(self.query_one("#filter"))
+        box = self.query_one("#filter", Input)
+        self.set_focus(box)
+        box.action_end()
 
     def action_order(self) -> None:
         orders = list(index.ORDERS)

@@ -7,7 +7,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 EXTRAS ?= llama,autogen,personas,train,serve,dev
 LAYERS := agents simulation trees train tui
 
-.PHONY: demo study-planted test test-vllm lint check format torture soak three-models benchmarks clean
+.PHONY: demo study-planted test test-long test-vllm lint check format torture soak three-models benchmarks clean
 
 # Plays, lints, trains and measures on a few trees, for about five minutes. The same command twice shows the same.
 demo: $(VENV)/.demo
@@ -19,6 +19,10 @@ study-planted: $(VENV)/.demo
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
+
+# What takes too long for every time: an adapter from its training to every backend and the benchmark.
+test-long: $(VENV)/.test
+	$(BIN)/python -m pytest -m long
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff format --check .

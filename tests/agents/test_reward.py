@@ -11,6 +11,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassificat
 from agents.models.weights import locate
 from agents.rerender import Rerender
 from tests.support.play import configuration, play
+from tests.support.tiny_base import tiny_base
 from trees.errors import SetupError
 from trees.store import Store
 from trees.verify import verify
@@ -64,6 +65,7 @@ async def test_replies_are_judged_by_a_classifiers_score(store_path: Path, class
     assert run
 
 
-async def test_a_model_that_chats_is_no_reward_model(store_path: Path, classifier: Path) -> None:
+async def test_a_model_that_chats_is_no_reward_model(store_path: Path, classifier: Path, tmp_path: Path) -> None:
+    chats = tiny_base(tmp_path / "chats")
     with pytest.raises(SetupError, match="scores replies as a classifier"):
-        await play(store_path, configuration(**judged_by({"path": "embedded"}, classifier)))
+        await play(store_path, configuration(**judged_by({"path": str(chats)}, classifier)))

@@ -87,6 +87,7 @@ sampling = {{ max_tokens = 8, temperature = 0.0 }}
 """
 
 
+@pytest.mark.long
 @pytest.mark.embedded
 def test_what_was_learnt_is_said_everywhere_and_measured_on_nobody_who_was_seen(
     espalier: Espalier, folder: Path

@@ -113,7 +113,7 @@ def judge(
     args: dict[str, Any] = {"name": name, "again": again}
     with Store.read(store_path) as store:
         run_id = store.find("runs", run)
-        known = store.run(run_id).identity["play"].get("judges", {})
+        known = store.run(run_id).identity.get("play", {}).get("judges", {})
     if config_path is not None or given or (name == LOOKAHEAD and name not in known):
         args["config"] = _judge_of(config_path, name, given)
     result = _done(store_path, run_id, "judge", args)

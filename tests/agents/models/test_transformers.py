@@ -127,6 +127,7 @@ async def test_what_does_not_fit_or_cannot_be_done_is_said(model: TransformersMo
         await model.chat(ask("Hi.", schema="{}"))
 
 
+@pytest.mark.long
 async def test_an_adapter_changes_answers_and_identity(model: TransformersModel, tmp_path: Path) -> None:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM

@@ -25,8 +25,11 @@ from tests.support.fake_vllm.vllm.entrypoints.cli.main import SPECIALS, logprob,
 
 ROOT = Path(__file__).parents[3]
 PROGRAM = """
-import asyncio, sys
+import asyncio, signal, sys
 from agents.models.vllm import VllmConfig, VllmModel
+
+# A suite that was begun in the background ignores Ctrl-C, and so would this.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 async def main():
     model = VllmModel("served", VllmConfig.model_validate_json(sys.argv[1]))

@@ -93,7 +93,7 @@ async def monitor(driven: Driven, word: str) -> MonitorScreen:
 
 
 async def test_the_app_and_the_engine_are_killed_and_nothing_is_lost(store_path: Path) -> None:
-    run = await begun(store_path, configuration(turns=40, **SLOW))
+    run = await begun(store_path, configuration(turns=400, **SLOW))
     with engine_process(store_path, run.id) as engine:
         with app(store_path.parent) as shown:
             await asyncio.to_thread(attached, shown)
@@ -122,11 +122,11 @@ async def test_the_app_and_the_engine_are_killed_and_nothing_is_lost(store_path:
 
 
 async def test_a_closed_terminal_ends_the_app_and_not_the_run(store_path: Path) -> None:
-    run = await begun(store_path, configuration(turns=40, **SLOW))
+    run = await begun(store_path, configuration(turns=400, **SLOW))
     with engine_process(store_path, run.id), app(store_path.parent) as shown:
         await asyncio.to_thread(attached, shown)
         shown.hang_up()
-        assert await asyncio.to_thread(shown.child.wait, 10) is not None
+        assert await asyncio.to_thread(shown.child.wait, 30) is not None
         await asyncio.to_thread(played_on, store_path, run.id)
 
 

@@ -20,6 +20,7 @@ from tui.app import app as app_module
 from tui.app.app import SCREENS, EspalierApp, known_bindings
 from tui.app.children import Ended
 from tui.app.frame import Mode, Pane, Table
+from tui.app.train_form import TrainForm
 
 WIDE = (200, 60)
 
@@ -92,9 +93,10 @@ async def test_every_key_reaches_its_action_while_one_types_too_and_every_entry_
             for place, each in on_screen(screen):
                 if each.owner is type(screen) and not screen.check_action(*each.action):
                     continue  # offered in a state that the screen is not in
-                screen.set_focus(place or first)
+                focused = place or first
+                screen.set_focus(focused)
                 for key in each.keys:
-                    if key == "enter" and isinstance(place, Table) and not place.row_count:
+                    if key == "enter" and isinstance(focused, Table) and not focused.row_count:
                         continue  # there is nothing to enter
                     reached.clear()
                     await driven.pilot.press(key)
@@ -165,8 +167,8 @@ async def test_no_key_brings_the_app_down(
 
 def test_every_binding_has_an_id_that_can_be_given_another_key() -> None:
     screens = [type(make()) for make in SCREENS.values()]
-    found = {each.id for kind in (EspalierApp, *screens, *Pane.__subclasses__()) for each in offered(kind, kind)}
-    assert found == known_bindings()
-    for kind in (EspalierApp, *screens, *Pane.__subclasses__()):
+    kinds = (EspalierApp, TrainForm, *screens, *Pane.__subclasses__())
+    assert {each.id for kind in kinds for each in offered(kind, kind)} == known_bindings()
+    for kind in kinds:
         unnamed = [b for b in vars(kind).get("BINDINGS", ()) if not (isinstance(b, Binding) and b.id)]
         assert not unnamed, f"{kind.__name__}: {unnamed}"

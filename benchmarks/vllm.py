@@ -42,6 +42,7 @@ from workload import NAME, configuration
 from agents.models.openai_http import Http
 from agents.models.protocol import Model
 from agents.models.vllm import VllmConfig, VllmModel
+from agents.models.vllm_metrics import figures_in
 from simulation.cast import load_prompts, make_cast
 from simulation.config import RunConfig, make_config
 from simulation.engine import Engine, open_engine
@@ -190,16 +191,12 @@ def could_be_shared(sent: Sequence[Sent], written: Sequence[list[int]], block: i
     return shared
 
 
-async def metrics_of(http: Http) -> dict[str, float]:
+async def metrics_of(http: Http) -> dict[str, int]:
     async with http.response(http.endpoints[0], "GET", "/metrics") as response:
         text = (await response.read()).decode()
     found = re.search(r'cache_config_info\{.*?block_size="(\d+)"', text)
     assert found is not None
-    return {"block": int(found[1]), **{name: counter(text, name) for name in ("queries", "hits")}}
-
-
-def counter(text: str, name: str) -> float:
-    return sum(float(value) for value in re.findall(rf"^vllm:prefix_cache_{name}_total\{{.*\}} (\S+)$", text, re.M))
+    return {"block": int(found[1]), "hits": figures_in(text).prompt_reused}
 
 
 async def empty_cache(http: Http) -> None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from copy import deepcopy
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -48,13 +48,20 @@ class Block:
 class TreePlan:
     """How the tokens of one packed row attend, for all layers. What is made of it on a device is kept here."""
 
-    families: tuple[Family, ...]
-    blocks: tuple[Block, ...]
+    branches: tuple[Branch, ...]
     length: int
     enter: torch.Tensor
     leave: torch.Tensor
     positions: torch.Tensor
     masks: dict[Any, Any] = field(default_factory=dict)
+
+    @cached_property
+    def families(self) -> tuple[Family, ...]:
+        return families_of(self.branches)
+
+    @cached_property
+    def blocks(self) -> tuple[Block, ...]:
+        return tuple(blocks_of(self.branches, BLOCK_ROWS))
 
 
 def plan_of(sequence: PackedSequence, *, length: int | None = None, device: torch.device | str = "cpu") -> TreePlan:
@@ -63,8 +70,7 @@ def plan_of(sequence: PackedSequence, *, length: int | None = None, device: torc
     first = int(sequence.leave.max())
     alone = torch.arange(first, first + padding)
     return TreePlan(
-        families=families_of(sequence.branches),
-        blocks=tuple(blocks_of(sequence.branches, BLOCK_ROWS)),
+        branches=tuple(sequence.branches),
         length=len(sequence) + padding,
         enter=torch.cat([torch.from_numpy(sequence.enter), alone]).to(device),
         leave=torch.cat([torch.from_numpy(sequence.leave), alone + 1]).to(device),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -38,8 +39,9 @@ class TreeModel(torch.nn.Module):  # type: ignore[misc]
         self.model = model
         self.separate_because = _reason(model, longest)
         """Why trees are read path by path; None if they are packed."""
-        self._lean = LeanMemory(_causal(model)) if lean else None
-        self._fused = FusedLayers(_causal(model)) if lean else None
+        causal = _causal(model)
+        self._savings = (LeanMemory(causal).saving, FusedLayers(causal).fusing) if lean else ()
+        """What is entered around forward passes that gradients are wanted of."""
 
     @property
     def device(self) -> torch.device:
@@ -47,9 +49,9 @@ class TreeModel(torch.nn.Module):  # type: ignore[misc]
 
     def forward(self, sequence: PackedSequence) -> torch.Tensor:
         """log p of each predicted token, (N,)."""
-        if self._lean is None or self._fused is None or not torch.is_grad_enabled():
-            return self._read(sequence)
-        with self._lean.saving(), self._fused.fusing():
+        with ExitStack() as entered:
+            for saving in self._savings if torch.is_grad_enabled() else ():
+                entered.enter_context(saving())
             return self._read(sequence)
 
     def _read(self, sequence: PackedSequence) -> torch.Tensor:

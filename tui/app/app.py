@@ -22,6 +22,8 @@ from typing import Any, ClassVar
 from textual.app import App, SuspendNotSupported, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.content import Content
+from textual.driver import Driver
+from textual.drivers.linux_driver import LinuxDriver
 from textual.screen import Screen
 from textual.widget import Widget
 from textual.worker import Worker
@@ -35,6 +37,7 @@ from tui.app.dialogs import Help, Jump, Question
 from tui.app.frame import TABS, Mode, Pane, Tab, TopBar
 from tui.app.reader import Reader
 from tui.app.standing import RunLine, run_lines
+from tui.app.terminal import TerminalDriver
 from tui.app.themes import THEMES
 from tui.sanitise import one_line
 
@@ -179,6 +182,10 @@ class EspalierApp(App[None]):
 
     # Beginning and end
 
+    def get_driver_class(self) -> type[Driver]:
+        driver = super().get_driver_class()
+        return TerminalDriver if driver is LinuxDriver else driver
+
     async def on_mount(self) -> None:
         wanted = self.start.theme or self._remembered.theme
         self.theme = wanted if wanted in self.available_themes else "textual-dark"
@@ -235,6 +242,8 @@ class EspalierApp(App[None]):
             trouble = error
         finally:
             self._looking = False
+        if not self.is_running:
+            return  # the screens are being taken down
         self.looked = True
         self._had_store = self._had_store or version is not None
         changed = version != self._version or str(trouble) != str(self.trouble)

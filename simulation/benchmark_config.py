@@ -9,7 +9,7 @@ Invariant: a model under test is told nothing but its prompt, unless it stands t
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -113,14 +113,52 @@ class BenchmarkConfig(Section):
         for name, tested in self.tested.items():
             if tested.model is not None and tested.model not in self.models:
                 raise ValueError(f"tested.{name}.model: there is no {tested.model!r}, only {', '.join(self.models)}")
-            takes = tested.model is None or "adapter" in type(self.models[tested.model]).model_fields
-            if tested.adapter and not takes:
+            if tested.adapter and not self._takes_adapter(tested):
                 raise ValueError(f"tested.{name}.adapter: a model of this kind takes none here")
             if name.strip() != name or not name:
                 raise ValueError(f"tested: {name!r} is no name")
             if twin := next((other for other in self.tested if self.tested[other] == tested and other != name), None):
                 raise ValueError(f"tested.{twin} and tested.{name} are one measurement; give one of them repeat = 1")
         return self
+
+    def _takes_adapter(self, tested: TestedConfig) -> bool:
+        return tested.model is not None and "adapter" in type(self.models[tested.model]).model_fields
+
+    def bearer(self, names: Collection[str] = ()) -> str:
+        """The tested model, of those named or of all, that an adapter is put on. Raises SetupError if that is unclear.
+
+        It is the one that is deployed as it is; without such a one the only one that takes an adapter.
+        """
+        among = {name: tested for name, tested in self.tested.items() if not names or name in names}
+        able = [name for name, tested in among.items() if self._takes_adapter(tested) and tested.adapter is None]
+        plain = [name for name in able if among[name].how == "deploy" and not among[name].repeat]
+        found = plain or able
+        if not found:
+            raise SetupError(
+                f"none of {', '.join(among)} in the benchmark {self.name!r} takes an adapter and has none yet",
+                hint="Kinds of model that take one: llama, transformers, vllm.",
+            )
+        if len(found) > 1:
+            raise SetupError(
+                f"the benchmark {self.name!r} tests several models that an adapter may be put on: {', '.join(found)}",
+                hint=f"Name the one it was trained on: --model {found[0]}.",
+            )
+        return found[0]
+
+    def table_with(self, name: str, adapter: str) -> dict[str, Any]:
+        """What the file says of a tested model, with an adapter on it: a table under `tested` of its own."""
+        written = self.tested[name].model_dump(mode="json", exclude_unset=True, exclude_none=True)
+        return {**written, "adapter": adapter}
+
+    def testing(self, name: str, table: Mapping[str, Any]) -> tuple[BenchmarkConfig, str]:
+        """The same with one more model under test, and its name: that of the file's own if the file has it already."""
+        tested = TestedConfig.model_validate(table)
+        twin = next((other for other, known in self.tested.items() if known == tested), None)
+        if twin is not None:
+            return self, twin
+        if name in self.tested:
+            raise SetupError(f"the benchmark {self.name!r} tests another {name!r} already", hint="Call that otherwise.")
+        return self.model_copy(update={"tested": {**self.tested, name: tested}}), name
 
     def run_of(self, name: str) -> RunConfig:
         """The run that measures one model. Raises SetupError."""

@@ -226,7 +226,7 @@ def _benchmark_words(plan: Rounds, round_: int, adapter: str | None) -> Iterator
     yield from _sets(config.given)
     if adapter is not None:
         name = tested_name(round_, adapter)
-        yield from _sets({f"tested.{name}": {**_plain(plan.tested), "adapter": adapter}})
+        yield from _sets({f"tested.{name}": plan.bench.table_with(plan.baseline, adapter)})
         yield from ("--model", name)
     yield "--json"
 

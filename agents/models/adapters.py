@@ -57,6 +57,13 @@ def lora_for(named: str, base: Weights, adapters: Adapters, made_of: str | None)
     return Weights(adapters.as_gguf(adapter, base.path), adapter.digest)
 
 
+def adapter_digest(named: str, adapters: Adapters) -> str:
+    """The digest of the adapter that a name means. Blocks. Raises ModelFailure("setup")."""
+    if named.startswith(HUB) or named.lower().endswith(".gguf"):
+        return locate(named).digest
+    return adapters.find(named).digest
+
+
 def check_base(adapter: AdapterFolder, base: str, made_of: str | None) -> None:
     """Raise ModelFailure("setup") for an adapter of which it is known that it was trained on other weights."""
     if adapter.base is None or adapter.base == base or (made_of and adapter.base.startswith(made_of)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -141,6 +142,35 @@ def test_two_rounds_from_files_to_a_timeline(unbroken: Path, monkeypatch: pytest
         assert verify(store, rerender=Rerender(store)).findings == ()
     assert by_step[2, "benchmark"]["figures"]["outcome"] in ("gain", "same", "loss")
     assert by_step[0, "benchmark"]["made"] == by_step[2, "benchmark"]["made"]
+
+
+def test_what_rounds_learnt_is_measured_by_naming_the_adapter(
+    unbroken: Path, tmp_path: Path, espalier: Espalier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(shutil.copytree(unbroken, tmp_path / "copy", symlinks=True))
+    steps_done = as_json(espalier("rounds", "show", "--json"))["steps"]
+    learnt = [step["figures"]["adapter"] for step in steps_done if step["kind"] == "dpo"]
+    words = ("bench", "run", "bench.toml", "--adapter", learnt[0][:6], "--adapter", learnt[1])
+    names = ["base", *(f"base+{adapter[:8]}" for adapter in learnt)]
+    planned = as_json(espalier(*words, "--dry-run", "--json"))
+    assert [model["model"] for model in planned["models"]] == names
+    assert " > sft " in planned["models"][1]["lineage"]
+    measured = {model["model"]: model for model in as_json(espalier(*words, "--json"))["models"]}
+    assert {measured[name]["lineage"] for name in names[1:]} == {model["lineage"] for model in planned["models"][1:]}
+    again = as_json(espalier(*words, "--json"))["models"]
+    assert {model["model"] for model in again} == set(measured), "the same command again measures nothing anew"
+
+    bench = Path("bench.toml")
+    bench.write_text(bench.read_text() + '[tested.told]\nmodel = "tiny"\nhow = "told"\n', encoding="utf-8")
+    told = espalier("bench", "run", "bench.toml", "--model", "told", "--adapter", learnt[1], "--dry-run", "--json")
+    assert [model["how"] for model in as_json(told)["models"]] == ["told", "told"]
+    bench.write_text(bench.read_text() + '[tested.longer]\nmodel = "tiny"\n', encoding="utf-8")
+    unclear = espalier(*words, "--dry-run", exit_code=3).stderr
+    assert "an adapter may be put on: base, longer" in unclear
+    assert "--model base" in unclear
+    espalier(*words, "--model", "longer", "--dry-run")
+    unknown = espalier("bench", "run", "bench.toml", "--adapter", "nothing", "--model", "base", exit_code=3).stderr
+    assert "there is no adapter 'nothing'" in unknown
 
 
 def test_the_same_command_again_shows_them_and_asks_nothing(unbroken: Path, monkeypatch: pytest.MonkeyPatch) -> None:

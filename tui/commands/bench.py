@@ -56,10 +56,18 @@ def init(file: Path, force: bool) -> None:
         "espalier bench run bench.toml --dry-run",
         "espalier bench run bench.toml",
         "espalier bench run bench.toml --model base --model tuned",
+        "espalier bench run bench.toml --model base --adapter 1a2b3c4d",
     )
 )
 @click.argument("config", type=FILE)
 @click.option("--model", "names", multiple=True, metavar="NAME", help="Measure this one only; may be repeated.")
+@click.option(
+    "--adapter",
+    "adapters",
+    multiple=True,
+    metavar="ADAPTER",
+    help="Measure what is tested with this adapter on it too, as NAME+ADAPTER; may be repeated.",
+)
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Another seed than the file's: another measurement.")
 @set_option("Any field of the file, as turns=5.")
 @click.option("--retry-failed", is_flag=True, help="Ask again for replies that failed.")
@@ -69,6 +77,7 @@ def init(file: Path, force: bool) -> None:
 def run(
     config: Path,
     names: tuple[str, ...],
+    adapters: tuple[str, ...],
     seed: int | None,
     given: dict[str, Any],
     retry_failed: bool,
@@ -80,6 +89,9 @@ def run(
 
     The same command again goes on where it stopped and skips what is finished; a model added to the file joins
     the same benchmark. `espalier bench show --watch` in another terminal shows the curves as they grow.
+
+    --adapter takes an adapter of the store (by its id, or by that of its training) or a folder. It is put on the model
+    that is tested as it is deployed; where there are several, --model says which.
     """
     from simulation.benchmark_config import load_benchmark
 
@@ -88,6 +100,8 @@ def run(
     for name in chosen:
         if name not in loaded.tested:
             raise SetupError(f"{config} tests no {name!r}", hint=f"It tests {', '.join(loaded.tested)}.")
+    loaded, added = _with_adapters(loaded, names, adapters, store_path)
+    chosen = tuple(dict.fromkeys((*chosen, *added)))
     folder = config.resolve().parent
     if dry_run:
         asyncio.run(_dry_run(loaded, chosen, folder, store_path, as_json=as_json))
@@ -96,7 +110,7 @@ def run(
     for name in chosen:
         benchmark_id, ending = asyncio.run(_measure(loaded, name, folder, store_path, retry_failed, as_json))
         if ending is not None and ending.interrupted and ending.state != "finished":
-            say(f"interrupted; go on with: espalier bench run {config}", stderr=True)
+            say("interrupted; go on with the same command", stderr=True)
             raise SystemExit(INTERRUPTED)
         if ending is not None and (ending.state != "finished" or ending.failed_trees):
             worst = 1
@@ -199,6 +213,27 @@ def export(file: Path, prefix: str | None, judge: str | None, store_path: Path) 
     except OSError as error:
         raise SetupError(f"cannot write {file}: {error.strerror}") from error
     say(f"wrote {len(rows)} rows to {file}")
+
+
+def _with_adapters(
+    config: BenchmarkConfig, names: tuple[str, ...], adapters: tuple[str, ...], store_path: Path
+) -> tuple[BenchmarkConfig, list[str]]:
+    """The benchmark with a tested model more for each adapter, and their names. Raises SetupError."""
+    if not adapters:
+        return config, []
+    from agents.models.adapters import adapter_digest
+    from agents.models.protocol import ModelFailure
+    from train.adapters import StoredAdapters
+
+    bearer, added = config.bearer(names), []
+    for adapter in adapters:
+        try:
+            digest = adapter_digest(adapter, StoredAdapters(store_path))
+        except ModelFailure as failure:
+            raise SetupError(f"--adapter {adapter}: {failure.message}", hint="See them: espalier train list.") from None
+        config, name = config.testing(f"{bearer}+{digest[:8]}", config.table_with(bearer, adapter))
+        added.append(name)
+    return config, added
 
 
 async def _measure(

@@ -41,6 +41,9 @@ from trees.values import Continued, Judgement, Ledger, Node, Speaker, Turn
 from trees.writer import Writer
 from trees.writes import fail_tree, finish_tree, in_one, keep_turn
 
+BY_HAND = "operation"
+"""The policy of a mark that says a person went on from a reply: the run's own branching did not."""
+
 
 @dataclass(frozen=True)
 class Scene:
@@ -275,14 +278,21 @@ async def commit_level(scene: Scene, tree: ConversationTree, level: Sequence[Tur
 
 
 def open_branches(tree: ConversationTree, last_turn: int) -> list[Branch]:
-    """The ends from which a run still has to play: nothing yet, or continued replies that nobody has answered.
+    """The ends from which a run still has to play: nothing yet, or replies that it went on from and has not answered.
 
-    What a person's operation grew is never gone on with by itself.
+    What a person's operation grew is never gone on with by itself, and does not stand in for what the run owes.
     """
     if not any(root.operation_id is None for root in tree.roots()):
         return [Branch(None)]
-    ends = [node for node in tree.leaves() if node.id in tree.continued and node.operation_id is None]
-    return [Branch(node) for node in ends if node.turn < last_turn]
+    return [Branch(node) for node in tree if node.turn < last_turn and _owes_an_answer(tree, node)]
+
+
+def _owes_an_answer(tree: ConversationTree, node: Node) -> bool:
+    """Whether the run's own branching went on from a reply, and no message of the run's own follows it."""
+    mark = tree.continued.get(node.id)
+    if mark is None or mark.policy == BY_HAND or node.operation_id is not None:
+        return False
+    return all(child.operation_id is not None for child in tree.children(node.id))
 
 
 def lines_of(path: Sequence[Node]) -> tuple[Line, ...]:

@@ -14,7 +14,18 @@ from agents.judges.lookahead import changes, look_ahead
 from agents.judges.verdicts import JudgeSpec
 from agents.messages import Person
 from agents.roles import Role
-from simulation.episode import Branch, Scene, TurnFailed, answer, commit_level, judge, play_levels, play_turn, respond
+from simulation.episode import (
+    BY_HAND,
+    Branch,
+    Scene,
+    TurnFailed,
+    answer,
+    commit_level,
+    judge,
+    play_levels,
+    play_turn,
+    respond,
+)
 from trees.errors import EspalierError
 from trees.ids import node_id
 from trees.store import Store
@@ -191,7 +202,7 @@ async def _extend(scene: Scene, tree: ConversationTree, person: Person, node: No
     if failure is not None:
         raise failure
     if node.id not in tree.continued:
-        mark = Continued(node.id, "operation", f"extended by a person, {turns} turns")
+        mark = Continued(node.id, BY_HAND, f"extended by a person, {turns} turns")
         await commit_mark(scene, tree, mark)
     return [child.id for child in tree.children(node.id) if child.id not in before]
 

@@ -1,0 +1,69 @@
+"""What a resumed run goes on with: all that it owes, and nothing twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from simulation.config import RunConfig
+from simulation.engine import close_engine, open_engine
+from tests.support.play import configuration, play, trees_of
+from trees.jobs import ask, command
+from trees.store import Store
+from trees.verify import verify
+from tui.canonical import canonical_run
+
+
+async def done_by_hand(path: Path, run: str, config: RunConfig, verb: str, **args: object) -> dict[str, Any]:
+    """Have an engine that plays nothing carry a command out; returns its answer."""
+    with Store.open(path) as store:
+        number = ask(store, run, verb, args)
+    engine = await open_engine(path, run, config=config)
+    await engine.run(play=False)
+    await close_engine(engine)
+    with Store.read(path) as store:
+        asked = command(store, number)
+    assert asked.state == "done", asked.result
+    assert asked.result is not None
+    return asked.result
+
+
+def canonical(path: Path, run: str) -> dict[str, Any]:
+    with Store.read(path) as store:
+        return canonical_run(store, store.run(run))
+
+
+async def test_a_run_goes_on_from_a_reply_that_a_person_has_extended_meanwhile(store_path: Path) -> None:
+    whole = configuration(turns=4, personas={"count": 1})
+    stopped = configuration(turns=4, personas={"count": 1}, limits={"calls": 28})
+    run = await play(store_path, stopped)
+    (tree,) = trees_of(store_path, run)
+    end = tree.continued_path()[-1]
+    assert 1 <= end.turn < 4, "the budget is to end within the conversation"
+
+    branch = await done_by_hand(store_path, run, whole, "branch", node=end.id, kind="extend", turns=1)
+    await play(store_path, whole)
+
+    reference = store_path.with_name("unbroken.db")
+    await play(reference, whole)
+    await done_by_hand(reference, run, whole, "branch", node=end.id, kind="extend", turns=1)
+    assert canonical(store_path, run) == canonical(reference, run)
+    (tree,) = trees_of(store_path, run)
+    own = [child for child in tree.children(end.id) if child.operation_id is None]
+    assert len(own) == 1
+    assert [child.id for child in tree.children(end.id) if child.operation_id is not None] == branch["nodes"]
+    with Store.read(store_path) as store:
+        assert verify(store).findings == ()
+
+
+async def test_what_a_person_extended_is_not_gone_on_with(store_path: Path) -> None:
+    stopped = configuration(turns=4, personas={"count": 1}, limits={"calls": 28})
+    whole = configuration(turns=4, personas={"count": 1})
+    run = await play(store_path, stopped)
+    (tree,) = trees_of(store_path, run)
+    passed_over = next(reply for _, replies in tree.turns() for reply in replies if reply.id not in tree.continued)
+    await done_by_hand(store_path, run, whole, "branch", node=passed_over.id, kind="extend", turns=1)
+    await play(store_path, whole)
+    (tree,) = trees_of(store_path, run)
+    assert max(node.turn for node in tree.subtree(passed_over.id)) == passed_over.turn + 1
+    assert [user.turn for user, _ in tree.turns() if user.operation_id is None] == [1, 2, 3, 4]

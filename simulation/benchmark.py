@@ -12,13 +12,14 @@ without a score is missing from its turn, with its cause, and never filled in.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -40,6 +41,9 @@ from trees.text import unescape
 from trees.writes import in_one, keep_benchmark, keep_benchmark_run, keep_personality, keep_profile
 
 RESPONDER = "responder.tested"
+
+_A = TypeVar("_A")
+_B = TypeVar("_B")
 
 
 @dataclass(frozen=True)
@@ -98,13 +102,27 @@ class Result:
 
 
 def cases_of(config: CasesConfig, folder: Path | None, store: Store | None = None) -> list[Persona]:
-    """The people of a benchmark: every profile with every personality. Raises SetupError if there are none."""
+    """The people of a benchmark: every profile with every personality, or the first so many of them as `crossed` walks.
+
+    Raises SetupError if there are none.
+    """
     profiles = [p for p in _people(config.profiles, "profile", folder, store) if isinstance(p, Profile)]
     personalities = [
         p for p in _people(config.personalities, "personality", folder, store) if isinstance(p, Personality)
     ]
-    crossed = [(profile, personality) for profile in profiles for personality in personalities]
-    return crossed[: config.count] if config.count else crossed
+    people = crossed(profiles, personalities)
+    return people[: config.count] if config.count else people
+
+
+def crossed(profiles: Sequence[_A], personalities: Sequence[_B]) -> list[tuple[_A, _B]]:
+    """Each profile with each personality once, along the diagonals: the first n hold as many of both as n can.
+
+    A sample of few cases is then of many people. Along one diagonal both go round together, for the least common
+    multiple of their numbers; each further one begins a personality later.
+    """
+    p, q = len(profiles), len(personalities)
+    around = math.lcm(p, q)
+    return [(profiles[i % p], personalities[(i + i // around) % q]) for i in range(p * q)]
 
 
 def _people(source: str, kind: Kind, folder: Path | None, store: Store | None) -> Sequence[Profile | Personality]:

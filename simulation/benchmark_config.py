@@ -78,7 +78,7 @@ class CasesConfig(Section):
         description="'held_out' (20, shipped), 'store' (those that its split holds out), or a file beside this one.",
     )
     personalities: str = Field("held_out", description="The same for personalities: 5 are shipped.")
-    count: int = Field(0, ge=0, description="The first so many cases, for a trial; 0 is all.")
+    count: int = Field(0, ge=0, description="So many cases, of as many people as they can be, for a trial; 0 is all.")
 
 
 class BenchmarkConfig(Section):

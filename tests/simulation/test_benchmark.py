@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import combinations
@@ -11,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from agents.models.protocol import ChatAnswer, ChatRequest, Completion, Model, ModelIdentity, OnDelta
@@ -22,6 +25,7 @@ from simulation.benchmark import (
     Measured,
     Result,
     cases_of,
+    crossed,
     find_benchmark,
     notes_of,
     plan,
@@ -89,6 +93,25 @@ def test_the_held_out_people_are_a_hundred_cases_unlike_the_seeds() -> None:
             for seed in seeds:
                 a, b = content_stems(item.text), content_stems(seed.text)
                 assert len(a & b) / len(a | b) < 0.2
+
+
+@given(st.integers(1, 21), st.integers(1, 8), st.data())
+def test_a_sample_of_the_cases_is_of_as_many_people_as_it_can_be(p: int, q: int, data: st.DataObject) -> None:
+    profiles, personalities = list(range(p)), list(range(q))
+    people = crossed(profiles, personalities)
+    assert sorted(people) == [(a, b) for a in profiles for b in personalities]
+    count = data.draw(st.integers(1, p * q))
+    for half, size in ((0, p), (1, q)):
+        drawn = Counter(each[half] for each in people[:count])
+        assert len(drawn) == min(count, size)
+        assert max(drawn.values()) - min(drawn.values()) <= 1
+
+
+def test_the_first_cases_of_a_trial_are_those_of_the_whole() -> None:
+    twenty, whole = cases_of(CasesConfig(count=20), None), cases_of(CasesConfig(), None)
+    assert twenty == whole[:20]
+    assert len({profile.id for profile, _ in twenty}) == 20
+    assert len({personality.id for _, personality in twenty}) == 5
 
 
 async def test_every_reply_of_every_case_is_scored_and_the_store_is_sound(store_path: Path) -> None:
@@ -290,7 +313,7 @@ async def test_a_planted_improvement_is_recovered_at_a_hundred_cases(store_path:
 
 
 async def test_one_model_measured_again_and_again_is_seldom_called_different_from_itself(store_path: Path) -> None:
-    """A/A through the whole path: nine draws of the same model, 36 comparisons; benchmarks/bench.py has 210."""
+    """A/A through the whole path: nine draws of the same model, 36 comparisons; benchmarks/bench.py has more."""
     tested = {f"draw{i}": {"model": "model", "repeat": i} for i in range(9)}
     config = config_of(tested=tested, cases={"count": 8}, turns=2)
     for name in tested:

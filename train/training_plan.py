@@ -24,6 +24,7 @@ from train.token_tree import TokenTree
 from train.tokenise import tokenise, within
 from trees.errors import SetupError
 from trees.ids import digest_of
+from trees.pairs import runs_to_learn_from
 from trees.store import Store
 from trees.trainings import TrainingRow, keep_training, training, training_id
 from trees.writes import keep_event
@@ -71,7 +72,7 @@ def plan_training(
 
     Runs and judge that are left open are settled here, so that what is added to the store later changes nothing.
     """
-    everything = selection.runs if selection.runs is not None else _all_runs(store)
+    everything = selection.runs if selection.runs is not None else runs_to_learn_from(store)
     wanted = replace(selection, runs=everything, evaluation=config.evaluation.share, seed=config.seed)
     found = select(store, wanted, files)
     if found.judge_id:
@@ -200,10 +201,6 @@ def _resolved(config: TrainingConfig, base: str, start: str | None, flat: bool) 
 def operation_of(config: TrainingConfig) -> dict[str, Any]:
     """The half of a training that may change at any time."""
     return {"base": config.base, "start": config.start, "machine": config.machine.model_dump(mode="json")}
-
-
-def _all_runs(store: Store) -> tuple[str, ...]:
-    return tuple(sorted(row[0] for row in store.rows("SELECT id FROM runs")))
 
 
 def _amount(data: DataSet) -> int:

@@ -136,8 +136,7 @@ def make_filter(
     unit: Unit | None = None,
 ) -> Filter:
     """Settle which judge, runs and unit are meant: all runs but measurements. Raises NotFound or BadFilter."""
-    trained_on = "SELECT id FROM runs WHERE id NOT IN (SELECT run_id FROM benchmark_runs)"
-    chosen = tuple(sorted(r[0] for r in store.rows(trained_on)) if runs is None else sorted(set(runs)))
+    chosen = runs_to_learn_from(store) if runs is None else tuple(sorted(set(runs)))
     judge_id, name = find_judge(store, chosen, judge)
     own = _unit_of(store, judge_id)
     if unit is not None and unit != own:
@@ -148,6 +147,12 @@ def make_filter(
             hint="Leave the margin out, or take a judge that scores.",
         )
     return Filter(judge_id, name, chosen, own, min_margin)
+
+
+def runs_to_learn_from(store: Store) -> tuple[str, ...]:
+    """Whole ids of all runs but measurements: what is meant where no run is named."""
+    sql = "SELECT id FROM runs WHERE id NOT IN (SELECT run_id FROM benchmark_runs) ORDER BY id"
+    return tuple(row[0] for row in store.rows(sql))
 
 
 def find_judge(store: Store, runs: Sequence[str], judge: str | None = None) -> tuple[str, str]:

@@ -21,6 +21,7 @@ pytest.importorskip("peft", reason="the training extra is not installed")
 
 import torch
 
+from tests.support.builders import judged, make_judge, make_run
 from tests.support.judged_store import PEOPLE, judged_store
 from tests.support.tiny_base import tiny_base
 from train.adapters import StoredAdapters, read_lineage, stored_adapter
@@ -34,6 +35,7 @@ from trees.jobs import ask, command, events, live_engine
 from trees.store import Store
 from trees.trainings import adapters, find_adapter, find_training, points, training
 from trees.verify import verify
+from trees.writes import keep_benchmark, keep_benchmark_run
 
 ROOT = Path(__file__).parents[2]
 STEPS = 8
@@ -223,6 +225,21 @@ def test_what_is_trained_on_an_adapter_goes_on_from_it_and_keeps_its_lineage(bas
         seen = points(store, find_adapter(store, second.adapter).training_id)
         assert seen[0].loss == pytest.approx(0.6931, abs=1e-3), "the reference is the SFT adapter"
         assert verify(store).clean
+
+
+def test_runs_that_measure_a_model_are_not_trained_on_unless_they_are_named(base: Path, store_path: Path) -> None:
+    with Store.open(store_path) as store:
+        wanted = begin(store, plan_training(store, config(base), Selection())).id
+        measuring = make_run(store, (("Eve", "bold"),), seed=5)
+        grader = make_judge(store, "grader", threshold=0.5)
+        user = measuring.user(measuring.trees[0], "Eve asks")
+        good, bad = measuring.replies(user, "Yes, Eve.", "No.")
+        measuring.turn(user, [good, bad], [judged(user, grader, [(good, bad, "win")])], continued=good)
+        store.apply(keep_benchmark("benchmark", "measured", "grader", 1, 0.0))
+        store.apply(keep_benchmark_run("benchmark", measuring.id, "a model", "", "known"))
+        plan = plan_training(store, config(base), Selection())
+        assert plan.id == wanted
+        assert measuring.id not in plan.lineage.trainings[-1].runs
 
 
 @pytest.mark.parametrize(

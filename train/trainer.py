@@ -119,6 +119,7 @@ class TreeTrainer(Trainer):  # type: ignore[misc]
     """transformers' Trainer over packed rows: loss, counts, evaluation, checkpoints and points are its own."""
 
     loss_is_scaled_for_ga = True
+    """From transformers 5.21 on; before, `model_accepts_loss_kwargs` says so."""
 
     def __init__(
         self,
@@ -143,6 +144,7 @@ class TreeTrainer(Trainer):  # type: ignore[misc]
             eval_dataset=[{"item": item} for item in held] or None,
             data_collator=_only,
         )
+        self.model_accepts_loss_kwargs = True
         if self.args.n_gpu > 1:
             raise SetupError(
                 f"{self.args.n_gpu} GPUs are visible to one process",

@@ -25,7 +25,7 @@ from peft import get_peft_model
 from tests.support.token_trees import VOCABULARY, random_tree, tiny_model
 from train.base_model import OpenedBase, adapter_config
 from train.config import LoraSettings, TrainingConfig, read_training_config
-from train.flat import dpo_trainer
+from train.flat import dpo_trainer, sft_trainer
 from train.packing import pack
 from train.points import Alarm, Point, Wish
 from train.trainer import fit, last_checkpoint
@@ -100,15 +100,24 @@ def after(count: int, wish: Wish) -> Callable[[], Wish]:
     return lambda: next(asked, "go")  # type: ignore[return-value]
 
 
-def test_twenty_steps_stay_with_trls(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("objective", "tokens_per_row", "rows"), [("sft", 10_000, 1), ("sft", 60, 3), ("dpo", 10_000, 1), ("dpo", 90, 3)]
+)
+def test_twenty_steps_stay_with_trls_whatever_a_step_is_packed_in(
+    objective: Any, tokens_per_row: int, rows: int, tmp_path: Path
+) -> None:
+    """Loss and gradient of a step are the mean over all of its pairs or tokens, not over its rows."""
     config = settings(
-        tokens_per_row=10_000,
-        schedule={"steps": 20, "epochs": 99, "learning_rate": 3e-3, "rows_per_step": 1, "warmup": 0},
+        objective=objective,
+        tokens_per_row=tokens_per_row,
+        schedule={"steps": 20, "epochs": 99, "learning_rate": 3e-3, "rows_per_step": rows, "warmup": 0},
     )
     trees, seen = TREES[:3], Seen()
+    assert len(pack(trees, objective, tokens_per_row)) == rows
     fit(opened(config.lora), trees, config, tmp_path / "ours", seen)
-    count = sum(len(tree.pairs) for tree in trees)
-    theirs = dpo_trainer(
+    count = sum(len(tree.pairs if objective == "dpo" else tree.targets) for tree in trees)
+    make = dpo_trainer if objective == "dpo" else sft_trainer
+    theirs = make(
         opened(config.lora).model,
         tokenizer(),
         trees,
@@ -121,13 +130,16 @@ def test_twenty_steps_stay_with_trls(tmp_path: Path) -> None:
         use_cpu=True,
     )
     theirs.train()
-    expected = [line["loss"] for line in theirs.state.log_history if "loss" in line]
-    found = [point.loss for point in seen.points]
-    assert len(found) == len(expected) == 20
-    assert found == pytest.approx(expected, rel=1e-3)
-    assert found[-1] < 0.5 * found[0], "it learns"
-    margins = [line["rewards/margins"] for line in theirs.state.log_history if "loss" in line]
-    assert [p.preferences.margin for p in seen.points if p.preferences] == pytest.approx(margins, rel=2e-2, abs=1e-3)
+    expected = [line for line in theirs.state.log_history if "loss" in line]
+    assert len(seen.points) == len(expected) == 20
+    assert [point.loss for point in seen.points] == pytest.approx([line["loss"] for line in expected], rel=1e-3)
+    assert seen.points[0].grad_norm == pytest.approx(expected[0]["grad_norm"], rel=1e-3)
+    learnt = 0.5 if objective == "dpo" else 0.9
+    assert seen.points[-1].loss < learnt * seen.points[0].loss, "it learns"
+    if objective == "dpo":
+        margins = [line["rewards/margins"] for line in expected]
+        found = [p.preferences.margin for p in seen.points if p.preferences]
+        assert found == pytest.approx(margins, rel=2e-2, abs=1e-3)
 
 
 @pytest.mark.parametrize("lora", [{"rank": 4}, None], ids=["adapter", "all weights"])

@@ -87,7 +87,9 @@ class TrainingConfig(Section):
         None, description="Folder of an adapter to go on from, which is also the reference of a DPO training."
     )
     seed: int = Field(1, ge=0, lt=2**31, description="Of the order of rows, dropout and fresh adapters.")
-    tokens_per_row: int = Field(4096, ge=16, description="Longest packed row; longer trees are cut.")
+    tokens_per_row: int = Field(
+        4096, ge=16, description="Longest packed row; longer trees are cut, and what is longer by itself is left out."
+    )
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="Of the base's weights and the products.")
     quantised: Literal["no", "nf4"] = Field("no", description="nf4: the base in 4 bits (QLoRA, arXiv 2305.14314).")
     lora: LoraSettings | None = Field(LoraSettings(), description="Adapters; null trains all weights.")

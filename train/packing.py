@@ -24,6 +24,8 @@ from train.token_tree import PairOf, Segment, TokenTree
 from trees.errors import SetupError
 
 Objective = Literal["sft", "dpo"]
+_WHOLE: dict[Objective, str] = {"sft": "conversation", "dpo": "pair with its context"}
+"""What a row holds whole."""
 Ints = NDArray[np.int64]
 
 
@@ -99,7 +101,8 @@ def pack(trees: Iterable[TokenTree], objective: Objective, limit: int) -> list[P
     """Pack what the objective needs of these trees into as few sequences as first-fit finds, longest first.
 
     Trees longer than `limit` tokens are cut, small ones share a sequence. The same trees in the same order give
-    the same sequences. Raises SetupError for a path that is longer than the limit by itself.
+    the same sequences. Raises SetupError for a target or pair that is over the limit by itself: `tokenise.within`
+    leaves those out.
     """
     pieces = [piece for tree in trees for piece in cut(tree, objective, limit)]
     bins: list[list[TokenTree]] = []
@@ -133,8 +136,8 @@ def cut(tree: TokenTree, objective: Objective, limit: int) -> list[TokenTree]:
             more = sum(len(tree.segments[each].tokens) for each in needs)
         if more > limit:
             raise SetupError(
-                f"tree {tree.id} has a path of {more} tokens, which is over the limit of {limit} a sequence",
-                hint=f"Set `tokens` to {more} or more, or leave this tree out.",
+                f"tree {tree.id} has a {_WHOLE[objective]} of {more} tokens, which is over the limit of {limit} a row",
+                hint=f"Set tokens_per_row to {more} or more, or leave it out.",
             )
         held |= needs
         units.append(unit)

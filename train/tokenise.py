@@ -66,7 +66,7 @@ class Lengths:
 
 @dataclass(frozen=True, slots=True)
 class LimitCost:
-    """What leaving out all conversations longer than a limit would lose."""
+    """What leaving out all targets and pairs longer than a limit would lose."""
 
     limit: int
     trees: int
@@ -303,9 +303,12 @@ def histogram(values: Sequence[int]) -> tuple[Bin, ...]:
 
 
 def within(tree: TokenTree, limit: int) -> TokenTree | None:
-    """The tree without replies that end beyond `limit` tokens; None if nothing to train is left."""
+    """The tree without what takes more than `limit` tokens; None if nothing to train is left.
+
+    A target takes its conversation, a pair both of its replies after what is before them: they are read in one row.
+    """
     targets = [i for i in tree.targets if _end(tree, i) <= limit]
-    pairs = [pair for pair in tree.pairs if max(_end(tree, pair.chosen), _end(tree, pair.rejected)) <= limit]
+    pairs = [pair for pair in tree.pairs if _end(tree, pair.chosen) + _tokens(tree, pair.rejected) <= limit]
     trained = _trained(targets, pairs)
     if not trained:
         return None
@@ -334,7 +337,11 @@ def cost_of(trees: Iterable[TokenTree], limit: int) -> LimitCost:
 
 def _end(tree: TokenTree, index: int) -> int:
     """Tokens from the root to the end of a segment."""
-    return tree.depths[index] + len(tree.segments[index].tokens)
+    return tree.depths[index] + _tokens(tree, index)
+
+
+def _tokens(tree: TokenTree, index: int) -> int:
+    return len(tree.segments[index].tokens)
 
 
 def _trained(targets: Iterable[int], pairs: Iterable[PairOf | MessagePair]) -> set[int]:

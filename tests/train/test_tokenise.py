@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
 from tests.support.message_trees import Said, tree_of
+from tests.support.token_trees import random_tree
 from tests.support.tokenizers import CHATML, byte_tokenizer, word_tokenizer
+from train.packing import Objective, pack, separate
 from train.templates import TemplateReader
 from train.token_tree import PairOf, Segment, TokenTree
 from train.tokenise import Bin, LimitCost, cost_of, histogram, lengths, tokenise, within
+from trees.errors import SetupError
 
 pytest.importorskip("transformers", reason="the training extra is not installed")
 
@@ -142,7 +148,10 @@ def test_lengths_are_told() -> None:
     assert histogram(()) == ()
 
 
-@pytest.mark.parametrize(("limit", "cost"), [(23, (0, 0, 0)), (22, (0, 1, 0)), (11, (0, 1, 0)), (10, (1, 2, 1))])
+@pytest.mark.parametrize(
+    ("limit", "cost"),
+    [(23, (0, 0, 0)), (22, (0, 1, 0)), (13, (0, 1, 0)), (12, (0, 1, 1)), (11, (0, 1, 1)), (10, (1, 2, 1))],
+)
 def test_what_a_limit_costs(limit: int, cost: tuple[int, int, int]) -> None:
     trees = tokenise([TWO_TURNS], reader()).trees
     assert cost_of(trees, limit) == LimitCost(limit, *cost)
@@ -155,6 +164,34 @@ def test_within_a_limit_only_whole_replies_are_left() -> None:
     assert [segment.node for segment in left.segments] == ["n0", "n1", "n2"]
     assert (left.targets, left.pairs) == ((1,), (PairOf(1, 2),))
     assert within(found, 10) is None
+
+
+@given(st.integers(0, 10_000), st.integers(16, 120), st.sampled_from(["sft", "dpo"]))
+@hypothesis_settings(max_examples=60, deadline=None)
+def test_what_is_within_a_limit_can_be_packed_under_it_and_the_rest_could_not(
+    seed: int, limit: int, objective: Objective
+) -> None:
+    tree = random_tree(seed)
+    left = within(tree, limit)
+    kept = pack([left] if left is not None else [], objective, limit)
+    amount = sum(len(row.targets if objective == "sft" else row.pairs) for row in kept)
+    alone = separate([tree], objective)
+    assert amount == sum(len(row) <= limit for row in alone)
+    cost = cost_of([tree], limit)
+    assert amount == len(alone) - (cost.targets if objective == "sft" else cost.pairs)
+
+
+def test_a_pair_whose_replies_fit_alone_but_not_together_is_left_out() -> None:
+    context, reply = tuple(range(60)), tuple(range(30))
+    segments = (Segment(-1, context, False, ""), Segment(0, reply, True, ""), Segment(0, reply, True, ""))
+    tree = TokenTree("tree", "nobody", segments, (), (PairOf(1, 2),))
+    assert within(tree, 119) is None
+    assert within(tree, 120) == tree
+    with pytest.raises(
+        SetupError, match=r"pair with its context of 120 tokens, .* over the limit of 100 a row"
+    ) as said:
+        pack([tree], "dpo", 100)
+    assert "tokens_per_row to 120" in (said.value.hint or "")
 
 
 def test_a_reply_that_is_no_longer_trained_becomes_context() -> None:

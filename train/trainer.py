@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from train.alarms import alarms
 from train.base_model import OpenedBase
-from train.config import TrainingConfig
+from train.config import Evaluation, TrainingConfig
 from train.losses import Counts, PairOutcome, counts_of, dpo_loss, sft_loss
 from train.packing import PackedSequence
 from train.points import Alarm, Point, Preferences, Sink, Wish
@@ -153,7 +153,7 @@ class TreeTrainer(Trainer):  # type: ignore[misc]
         self.remove_callback(PrinterCallback)
         self.add_callback(_Wishes(self, ask))
         if held and config.evaluation.patience:
-            self.add_callback(EarlyStoppingCallback(config.evaluation.patience))
+            self.add_callback(_Patience(config.evaluation))
 
     def ended(self) -> Ended:
         """How `train` ended."""
@@ -256,6 +256,24 @@ class _Wishes(TrainerCallback):  # type: ignore[misc]
         if wish != "go" and state.global_step < state.max_steps:
             self._trainer.wish = wish
             control.should_save = control.should_training_stop = True
+        return control
+
+
+class _Patience(TrainerCallback):  # type: ignore[misc]
+    """Ends a training whose measured loss has not fallen for long enough.
+
+    It remembers nothing: when the loss was lowest stands in the trainer's state, which every checkpoint has.
+    """
+
+    def __init__(self, evaluation: Evaluation) -> None:
+        self._evaluation = evaluation
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **_: Any) -> Any:
+        if state.best_metric is None or metrics["eval_loss"] < state.best_metric:
+            return control
+        since = (state.global_step - (state.best_global_step or 0)) // self._evaluation.every
+        if since >= self._evaluation.patience:
+            control.should_training_stop = True
         return control
 
 

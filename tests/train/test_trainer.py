@@ -161,7 +161,7 @@ def test_paused_and_taken_up_again_gives_the_same_weights(objective: str, lora: 
 
 
 KILLED = """
-import sys, os, signal
+import json, os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {root!r})
 from tests.train.test_trainer import Seen, TREES, opened, settings, fit
@@ -169,19 +169,25 @@ import torch
 torch.set_num_threads(1)
 class Deadly(Seen):
     def point(self, point):
-        if point.step == {step}:
+        if (point.kind, point.step) == ("training", {step}):
             os.kill(os.getpid(), signal.SIGKILL)
-fit(opened(settings().lora), TREES, settings(), Path({out!r}), Deadly())
+config = settings(**json.loads({changes!r}))
+fit(opened(config.lora), TREES[{held}:], config, Path({out!r}), Deadly(), measured=TREES[:{held}])
 """
+
+
+def killed(out: Path, step: int, held: int = 0, **changes: Any) -> None:
+    """Train in a process that is killed at a step; the first so many trees are held back."""
+    root = str(Path(__file__).parents[2])
+    code = KILLED.format(root=root, step=step, out=str(out), held=held, changes=json.dumps(changes))
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, env=os.environ, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-2_000:]
 
 
 def test_killed_and_called_again_gives_the_same_weights(tmp_path: Path) -> None:
     whole, out = opened(settings().lora), tmp_path / "killed"
     fit(whole, TREES, settings(), tmp_path / "whole", Seen())
-    root = str(Path(__file__).parents[2])
-    code = KILLED.format(root=root, step=5, out=str(out))
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, env=os.environ, check=False)
-    assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-2_000:]
+    killed(out, step=5)
     assert last_checkpoint(out) == out / "checkpoint-4"
     half = out / "checkpoint-6"
     half.mkdir()
@@ -189,6 +195,21 @@ def test_killed_and_called_again_gives_the_same_weights(tmp_path: Path) -> None:
     resumed, seen = opened(settings().lora), Seen()
     fit(resumed, TREES, settings(), out, seen)
     assert seen.points[0].step == 5
+    assert torch.equal(weights(resumed.model), weights(whole.model))
+
+
+def test_killed_while_the_loss_does_not_fall_it_ends_where_an_unbroken_one_does(tmp_path: Path) -> None:
+    changes: dict[str, Any] = {
+        "schedule": {"epochs": 40, "learning_rate": 5e-2, "rows_per_step": 2},
+        "evaluation": {"share": 0.3, "every": 2, "patience": 3},
+    }
+    config = settings(**changes)
+    whole, out = opened(config.lora), tmp_path / "killed"
+    unbroken = fit(whole, TREES[2:], config, tmp_path / "whole", Seen(), measured=TREES[:2])
+    killed(out, step=unbroken.steps - 1, held=2, **changes)
+    resumed = opened(config.lora)
+    outcome = fit(resumed, TREES[2:], config, out, Seen(), measured=TREES[:2])
+    assert (outcome.ended, outcome.steps) == (unbroken.ended, unbroken.steps) == ("early", unbroken.steps)
     assert torch.equal(weights(resumed.model), weights(whole.model))
 
 

@@ -52,6 +52,7 @@ from trees.writes import (
     reopen_tree,
     set_operation_fields,
     set_run_state,
+    settle_failures,
 )
 
 POLL_S = 0.25
@@ -175,17 +176,30 @@ class Engine:
             self._in_flight.release()
 
     async def _reopen_failed(self) -> None:
-        """Let failed trees go on, and ask again for replies that failed in turns that went on without them."""
+        """Let failed trees go on, and ask again for replies and judgements that turns which went on are without."""
         for row in self._store.trees(self.run_row.id):
             if row.state == "failed":
                 await self._writer.commit(reopen_tree(row.id))
+        with contextlib.suppress(Halted):
+            await self._mend_replies()
+            await self._mend_judgements()
+
+    async def _mend_replies(self) -> None:
         sql = (
             "SELECT DISTINCT tree_id FROM failures WHERE run_id = ? AND resolved_at IS NULL AND role LIKE 'responder.%'"
         )
         for (tree_id,) in self._store.rows(sql, (self.run_row.id,)):
             row = self._store.tree_row(tree_id)
-            with contextlib.suppress(Halted):
-                await mend(self._scene(row.revision), self._store.tree(tree_id), self._person(tree_id))
+            await mend(self._scene(row.revision), self._store.tree(tree_id), self._person(tree_id))
+
+    async def _mend_judgements(self) -> None:
+        for tree_id, judge_ids in unjudged(self._store, self.run_row.id).items():
+            scene = self._scene(self._store.tree_row(tree_id).revision)
+            tree, person = self._store.tree(tree_id), self._person(tree_id)
+            wanted = [name for name in scene.judging() if scene.judges[name].id in judge_ids]
+            # Panels come last: they count what their members say now.
+            for name in sorted(wanted, key=lambda name: scene.judges[name].kind == "panel"):
+                await judge_again(scene, tree, person, name)
 
     def _scene(self, revision: int) -> Scene:
         config = self.cast.config
@@ -400,6 +414,7 @@ class Engine:
             self.gate.broke(error)
         state, reason = how_it_stands(self._store, self.run_row.id, self.gate.halted)
         try:
+            await self._writer.commit(settle_failures(self.run_row.id))
             asked = self.gate.used.calls - self._asked_before
             if state == "finished" and asked:
                 await self._writer.commit(merge_words())
@@ -482,6 +497,22 @@ def spent_so_far(store: Store, run_id: str) -> Spent:
     )
     calls, read, written = store.rows(sql, (run_id,))[0]
     return Spent(calls, int(read), int(written))
+
+
+def unjudged(store: Store, run_id: str) -> dict[str, set[str]]:
+    """Judges, by id, that a failed call kept from judging a turn and that have not judged it since; by tree."""
+    sql = """
+    SELECT DISTINCT n.tree_id, j.judge_id FROM judgements j JOIN nodes n ON n.id = j.node_id
+    JOIN trees t ON t.id = n.tree_id
+    WHERE t.run_id = ? AND NOT j.complete AND j.cause IS NOT NULL AND NOT EXISTS (
+        SELECT 1 FROM judgements later
+        WHERE later.node_id = j.node_id AND later.judge_id = j.judge_id AND later.complete AND later.repeat > j.repeat
+    )
+    """
+    found: dict[str, set[str]] = {}
+    for tree_id, judge_id in store.rows(sql, (run_id,)):
+        found.setdefault(tree_id, set()).add(judge_id)
+    return found
 
 
 def _comparable_turns(store: Store, run_id: str, judge_id: str) -> int:

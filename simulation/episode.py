@@ -228,8 +228,12 @@ async def judge(
     *,
     names: Sequence[str] | None = None,
     repeats: Mapping[str, int] | None = None,
+    known: Mapping[str, Judgement] | None = None,
 ) -> tuple[Judgement, ...]:
-    """What the judges say of a turn: those that ask or measure first, then the panels made of them."""
+    """What the judges say of a turn: those that ask or measure first, then the panels made of them.
+
+    `known`: judgements that panels may count without asking for them, by name.
+    """
     wanted = scene.judging() if names is None else names
     repeat = {name: (repeats or {}).get(scene.judges[name].id, 0) for name in wanted}
     members = [name for name in wanted if scene.judges[name].kind != "panel"]
@@ -248,7 +252,7 @@ async def judge(
         for name in members
     ]
     answers = await asyncio.gather(*(scene.bus.call("judge", request) for request in requests))
-    made: dict[str, Judgement] = {}
+    made = dict(known or {})
     for name, reply in zip(members, answers, strict=True):
         judgement = _checked(reply, user.turn).judgement
         assert judgement is not None

@@ -30,7 +30,7 @@ from trees.errors import EspalierError
 from trees.ids import node_id
 from trees.store import Store
 from trees.tree import ConversationTree
-from trees.values import Continued, Node, Turn
+from trees.values import Continued, Judgement, Node, Turn
 from trees.writes import in_one, keep_continued, keep_judgement, keep_operation
 
 
@@ -82,22 +82,41 @@ async def operate(scene: Scene, tree: ConversationTree, person: Person, node: No
 async def judge_again(
     scene: Scene, tree: ConversationTree, person: Person, name: str, *, repeat_existing: bool = False
 ) -> int:
-    """One judge over all turns of a stored tree that it has not judged (or over all); returns how many it judged."""
+    """One judge over all turns of a stored tree that it has not judged (or over all); returns how many it judged.
+
+    A judgement that a failed call left incomplete is none. A panel asks those of its members that have not judged.
+    """
     spec = scene.judges[name]
     if spec.kind == "lookahead":
         return await _look_ahead(scene, tree, spec)
-    members = spec.settings.get("members")
-    names = [*members, name] if isinstance(members, Mapping) else [name]
     judged = 0
     for user, replies in tree.turns():
         done = tree.judgement_of(user.id, spec.id, *(r.id for r in replies))
         if not replies or (done is not None and not repeat_existing):
             continue
         await scene.hold()
-        judgements = await _judge_turn(scene, tree, person, user, replies, names)
+        known = {} if repeat_existing else _members_word(scene, tree, spec, user, replies)
+        names = [*(member for member in _members(spec) if member not in known), name]
+        judgements = await _judge_turn(scene, tree, person, user, replies, names, known)
         await scene.writer.commit(in_one(keep_judgement(j) for j in judgements))
+        tree.judgements.setdefault(user.id, []).extend(judgements)
         judged += 1
     return judged
+
+
+def _members(spec: JudgeSpec) -> list[str]:
+    """Names of the judges that a panel is made of; none for any other judge."""
+    members = spec.settings.get("members")
+    return list(members) if isinstance(members, Mapping) else []
+
+
+def _members_word(
+    scene: Scene, tree: ConversationTree, panel: JudgeSpec, user: Node, replies: Sequence[Node]
+) -> dict[str, Judgement]:
+    """What members of a panel have said of a turn already, by name."""
+    ids = [reply.id for reply in replies]
+    found = {name: tree.judgement_of(user.id, scene.judges[name].id, *ids) for name in _members(panel)}
+    return {name: judgement for name, judgement in found.items() if judgement is not None}
 
 
 async def _look_ahead(scene: Scene, tree: ConversationTree, spec: JudgeSpec) -> int:
@@ -225,15 +244,21 @@ async def _commit_siblings(
 
 
 async def _judge_turn(
-    scene: Scene, tree: ConversationTree, person: Person, user: Node, replies: Sequence[Node], names: Sequence[str]
-) -> tuple[Any, ...]:
+    scene: Scene,
+    tree: ConversationTree,
+    person: Person,
+    user: Node,
+    replies: Sequence[Node],
+    names: Sequence[str],
+    known: Mapping[str, Judgement] | None = None,
+) -> tuple[Judgement, ...]:
     earlier = tree.judgements.get(user.id, ())
     repeats = {
         spec.id: 1 + max((j.repeat for j in earlier if j.judge_id == spec.id), default=-1)
         for spec in scene.judges.values()
     }
     path, revealed = tree.path(user.id), tree.revealed(user.id)
-    return await judge(scene, person, path, replies, revealed, names=names, repeats=repeats)
+    return await judge(scene, person, path, replies, revealed, names=names, repeats=repeats, known=known)
 
 
 def _user_above(tree: ConversationTree, reply: Node) -> Node:

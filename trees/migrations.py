@@ -250,7 +250,7 @@ def m004_calls(db: Database) -> None:
         message TEXT NOT NULL,
         attempts TEXT NOT NULL,       -- JSON array
         at REAL NOT NULL,
-        resolved_at REAL              -- when the same call was answered after all
+        resolved_at REAL              -- when what was asked for came after all
     );
     CREATE INDEX failures_by_run ON failures(run_id, kind);
     CREATE INDEX failures_by_call ON failures(call_id);

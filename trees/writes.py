@@ -200,6 +200,31 @@ def resolve_failures(call_id: str) -> list[Write]:
     return [("UPDATE failures SET resolved_at = ? WHERE call_id = ? AND resolved_at IS NULL", (time.time(), call_id))]
 
 
+_CAME_AFTER_ALL = """
+UPDATE failures SET resolved_at = ? WHERE run_id = ? AND resolved_at IS NULL AND (
+    EXISTS (
+        SELECT 1 FROM nodes n WHERE n.parent_id = failures.node_id AND n.role = failures.role AND n.at >= failures.at
+    ) OR EXISTS (
+        SELECT 1 FROM nodes n WHERE n.tree_id = failures.tree_id AND failures.node_id = failures.tree_id
+        AND n.parent_id IS NULL AND n.role = failures.role AND n.at >= failures.at
+    ) OR failures.role = 'inducer' AND EXISTS (
+        SELECT 1 FROM nodes n JOIN ledgers l ON l.node_id = n.id WHERE n.id = failures.node_id AND n.at >= failures.at
+    ) OR EXISTS (
+        SELECT 1 FROM judgements j JOIN judges g ON g.id = j.judge_id WHERE j.node_id = failures.node_id
+        AND failures.role = 'judge.' || g.name AND j.complete AND j.at >= failures.at
+    )
+)
+"""
+
+
+def settle_failures(run_id: str) -> list[Write]:
+    """Note which failures of a run something came after: the message, the ledger or the judgement asked for there.
+
+    Whoever asks again at a place may do it by another call, so that an answer to the same call is not all that counts.
+    """
+    return [(_CAME_AFTER_ALL, (time.time(), run_id))]
+
+
 def keep_turn(turn: Turn) -> list[Write]:
     """All of a turn, and the tree's counts."""
     nodes = [*([turn.user] if turn.new_user else []), *turn.replies]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from agents.models.protocol import ModelFailure, ScoreAnswer, ScoreRequest
+from agents.models.scripted import ScriptedConfig, ScriptedModel
 from simulation.config import RunConfig
 from simulation.engine import close_engine, open_engine
 from tests.support.play import configuration, play, trees_of
@@ -12,6 +14,21 @@ from trees.jobs import ask, command
 from trees.store import Store
 from trees.verify import verify
 from tui.canonical import canonical_run
+
+
+class Scoring(ScriptedModel):
+    """A scripted model that cannot score while it is down, and counts the scoring calls."""
+
+    def __init__(self) -> None:
+        super().__init__("scripted", ScriptedConfig(kind="scripted", attempts=1))
+        self.down = True
+        self.scored = 0
+
+    async def score(self, request: ScoreRequest) -> ScoreAnswer:
+        self.scored += 1
+        if self.down:
+            raise ModelFailure("refused", "told to fail")
+        return await super().score(request)
 
 
 async def done_by_hand(path: Path, run: str, config: RunConfig, verb: str, **args: object) -> dict[str, Any]:
@@ -67,3 +84,45 @@ async def test_what_a_person_extended_is_not_gone_on_with(store_path: Path) -> N
     (tree,) = trees_of(store_path, run)
     assert max(node.turn for node in tree.subtree(passed_over.id)) == passed_over.turn + 1
     assert [user.turn for user, _ in tree.turns() if user.operation_id is None] == [1, 2, 3, 4]
+
+
+async def test_retry_failed_asks_judges_again_that_could_not_be_asked(store_path: Path) -> None:
+    config = configuration(judges={"likelihood": {"kind": "likelihood"}}, judge="likelihood")
+    model = Scoring()
+    run = await play(store_path, config, models={"scripted": model})
+    with Store.read(store_path) as store:
+        assert store.run(run).state == "finished"
+        assert store.rows("SELECT count(*) FROM judgements WHERE complete") == [(0,)]
+        assert store.rows("SELECT count(*) FROM pairs") == [(0,)]
+    model.down = False
+    await play(store_path, config, models={"scripted": model}, retry_failed=True)
+    with Store.read(store_path) as store:
+        assert store.rows("SELECT count(*) FROM pairs")[0][0] > 0
+        assert store.rows("SELECT count(*) FROM failures WHERE resolved_at IS NULL") == [(0,)]
+        assert verify(store).findings == ()
+    for tree in trees_of(store_path, run):
+        for user, replies in tree.turns():
+            last = tree.judgements[user.id][-1]
+            assert (last.complete, set(last.covers)) == (True, {reply.id for reply in replies})
+    asked = model.scored
+    await play(store_path, config, models={"scripted": model}, retry_failed=True)
+    assert model.scored == asked, "nothing is left to ask again"
+
+
+async def test_a_panel_counts_a_member_that_could_be_asked_after_all_and_asks_no_other_again(store_path: Path) -> None:
+    judges = {
+        "likelihood": {"kind": "likelihood"},
+        "letters": {"kind": "choice"},
+        "words": {"kind": "rules", "rules": {"max_words": 12}},
+        "vote": {"kind": "panel", "members": ["likelihood", "letters", "words"]},
+    }
+    config = configuration(turns=2, judges=judges, judge="vote")
+    model = Scoring()
+    run = await play(store_path, config, models={"scripted": model})
+    model.down = False
+    await play(store_path, config, models={"scripted": model}, retry_failed=True)
+    with Store.read(store_path) as store:
+        sql = "SELECT g.name, count(*), sum(j.complete) FROM judgements j JOIN judges g ON g.id = j.judge_id GROUP BY 1"
+        assert store.rows(sql) == [("letters", 4, 4), ("likelihood", 8, 4), ("vote", 8, 4), ("words", 4, 4)]
+        assert verify(store).findings == ()
+        assert store.run(run).state == "finished"

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import fsum
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -25,7 +26,7 @@ from train.export import TrainingContexts
 from train.own_rows import Conversation, Owner, OwnRow, read_rows, rows_by_conversation
 from trees.errors import EspalierError, NotFound, SetupError
 from trees.ids import digest_of, text_digest
-from trees.pairs import Dropped, Filter, Pair, Place, Target, make_filter, weigh_turns, weigh_verdicts
+from trees.pairs import BadFilter, Dropped, Filter, Pair, Place, Target, make_filter, weigh_turns, weigh_verdicts
 from trees.store import Store
 from trees.tree import ConversationTree
 from trees.values import Speaker, Unit, winner
@@ -34,6 +35,7 @@ Side = Literal["train", "evaluation"]
 Fit = Literal["sft", "dpo"]
 Lineage = Literal["store", "unknown"]
 PairChoice = Literal["all", "best"]
+Weights = Literal["none", "margin"]
 T = TypeVar("T", Target, Pair)
 
 
@@ -63,6 +65,8 @@ class Selection:
     """Names, or beginnings of ids, of models; every reply trained on is one of theirs. () is all."""
     pairs: PairChoice = "all"
     """All pairs of a turn, or its best reply against each it beats."""
+    weights: Weights = "none"
+    """What a pair weighs in the loss: all the same, or its margin over the mean margin."""
     evaluation: float = 0.1
     """Share of the people who are kept for evaluation; at least one of two or more, unless 0."""
     seed: int = 0
@@ -102,6 +106,8 @@ class MessagePair:
 
     chosen: int
     rejected: int
+    weight: float = 1.0
+    """In the loss; the mean over the pairs that are trained on is 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +137,7 @@ class MessageTree:
     def digest(self) -> str:
         """Of everything that training sees of it."""
         said = [(m.parent, m.speaker, text_digest(m.text)) for m in self.messages]
-        compared = [(pair.chosen, pair.rejected) for pair in self.pairs]
+        compared = [_compared(pair) for pair in self.pairs]
         return digest_of("message tree", self.side, self.system, said, list(self.targets), compared)
 
     def path(self, index: int) -> list[TreeMessage]:
@@ -174,6 +180,11 @@ class DataSet:
         return sum(len(tree.pairs) for tree in self.trees)
 
     @property
+    def weighted(self) -> bool:
+        """Whether some pairs weigh more than others."""
+        return any(pair.weight != 1.0 for tree in self.trees for pair in tree.pairs)
+
+    @property
     def people(self) -> tuple[tuple[str, str], ...]:
         """Profile and personality of everybody whose words are in it: what a benchmark must not measure on."""
         known = ((tree.profile_id, tree.personality_id) for tree in self.trees)
@@ -199,7 +210,7 @@ def select(store: Store, selection: Selection, files: Sequence[OwnFile] = ()) ->
     own = [_own_trees(store, file, selection, system, trees, dropped["rows"]) for file in files]
     everything = [*trees, *(tree for found in own for tree in found.trees)]
     return DataSet(
-        trees=_split(everything, selection),
+        trees=_weighted(_split(everything, selection), selection.weights),
         selection=selection,
         judge_id="" if wanted is None else wanted.judge_id,
         judge="" if wanted is None else wanted.judge,
@@ -221,7 +232,13 @@ def stored_selection(kept: Mapping[str, Any]) -> tuple[Selection, tuple[OwnFile,
 
 def _filter(store: Store, selection: Selection) -> Filter:
     runs = None if selection.runs is None else (*selection.runs, *selection.earlier)
-    return make_filter(store, runs, selection.judge, selection.min_margin, selection.unit)
+    found = make_filter(store, runs, selection.judge, selection.min_margin, selection.unit)
+    if selection.weights == "margin" and found.unit is None:
+        raise BadFilter(
+            f"judge {found.judge!r} gives no margins, which weights = 'margin' asks for",
+            hint="Leave the weights out, or take a judge that scores.",
+        )
+    return found
 
 
 def _system(store: Store, deploy: str | None) -> str | None:
@@ -271,7 +288,7 @@ def _stored_trees(
         kept = _wanted_targets(targets.get(tree_id, ()), tree, filters, dropped["targets"])
         won = pairs.get(tree_id, ())
         compared = _wanted_pairs(won, tree, filters, selection.pairs, wanted.judge_id, dropped["pairs"])
-        found += _trees_of(tree, kept, compared, contexts.head(tree_id))
+        found += _trees_of(tree, kept, compared, contexts.head(tree_id), selection.weights)
     return found
 
 
@@ -325,7 +342,7 @@ def _best(tree: ConversationTree, user_id: str, judge_id: str) -> str | None:
 
 
 def _trees_of(
-    tree: ConversationTree, targets: Sequence[Target], pairs: Sequence[Pair], system: str
+    tree: ConversationTree, targets: Sequence[Target], pairs: Sequence[Pair], system: str, weights: Weights
 ) -> Iterator[MessageTree]:
     """A tree for each opening that anything is trained under."""
     replies = [t.node_id for t in targets] + [r for p in pairs for r in (p.chosen_id, p.rejected_id)]
@@ -347,7 +364,11 @@ def _trees_of(
                 TreeMessage(index.get(node.parent_id or "", -1), node.speaker, node.text, node.id) for node in nodes
             ),
             targets=tuple(index[t.node_id] for t in targets if t.node_id in index),
-            pairs=tuple(MessagePair(index[p.chosen_id], index[p.rejected_id]) for p in pairs if p.chosen_id in index),
+            pairs=tuple(
+                MessagePair(index[p.chosen_id], index[p.rejected_id], _raw_weight(p, weights))
+                for p in pairs
+                if p.chosen_id in index
+            ),
         )
 
 
@@ -537,6 +558,43 @@ def _group(tree: MessageTree, only_files: bool) -> str:
     return tree.profile_id or (tree.id if only_files else tree.source)
 
 
+# Weights
+
+
+def _raw_weight(pair: Pair, weights: Weights) -> float:
+    """Before `_weighted`. Raises SetupError for a win without a margin, or with none above 0."""
+    if weights == "none":
+        return 1.0
+    if pair.margin is None or not pair.margin > 0:
+        raise SetupError(
+            f"a pair of turn {pair.place.turn} of tree {pair.place.tree_id[:8]} has the margin {pair.margin}, and "
+            f"weights = 'margin' needs one above 0 of every win of judge {pair.judge!r}",
+            hint="Leave the weights out, or take a judge that scores.",
+        )
+    return pair.margin
+
+
+def _weighted(trees: Sequence[MessageTree], weights: Weights) -> tuple[MessageTree, ...]:
+    """Margins over the mean margin of the pairs that are trained on; who only measures is weighed on the same scale.
+
+    Rows of files have no margin and weigh 1, as much as the mean pair.
+    """
+    raw = [pair.weight for tree in trees if tree.side == "train" and not tree.from_file for pair in tree.pairs]
+    if weights == "none" or not raw:
+        return tuple(trees)
+    mean = fsum(raw) / len(raw)
+    return tuple(tree if tree.from_file else _scaled(tree, mean) for tree in trees)
+
+
+def _scaled(tree: MessageTree, mean: float) -> MessageTree:
+    return replace(tree, pairs=tuple(replace(pair, weight=pair.weight / mean) for pair in tree.pairs))
+
+
+def _compared(pair: MessagePair) -> tuple[int, int] | tuple[int, int, float]:
+    """A pair as it is digested: pairs that all weigh the same are named as they always were."""
+    return (pair.chosen, pair.rejected) if pair.weight == 1.0 else (pair.chosen, pair.rejected, pair.weight)
+
+
 # Trimming
 
 
@@ -562,5 +620,5 @@ def trimmed(tree: MessageTree, targets: Sequence[int], pairs: Sequence[MessagePa
         tree,
         messages=tuple(replace(message, parent=new[message.parent]) for message in messages),
         targets=tuple(new[target] for target in targets),
-        pairs=tuple(MessagePair(new[pair.chosen], new[pair.rejected]) for pair in pairs),
+        pairs=tuple(replace(pair, chosen=new[pair.chosen], rejected=new[pair.rejected]) for pair in pairs),
     )

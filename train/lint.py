@@ -263,9 +263,25 @@ def _pairs(store: Store, data: DataSet) -> Iterator[Finding]:
     alike = sum(" ".join(a.split()).casefold() == " ".join(b.split()).casefold() for a, b in texts)
     if alike:
         yield Finding("warning", "equal_text", f"{alike} pairs differ in white space or capitals only")
+    yield from _weights(data)
     ids = [(tree.messages[a].node, tree.messages[b].node) for tree, a, b in compared]
     yield from _responders(store, [pair for pair in ids if all(pair)])
     yield from _other_judges(store, data, [pair for pair in ids if all(pair)])
+
+
+def _weights(data: DataSet) -> Iterator[Finding]:
+    """How unevenly pairs count, where they are weighed."""
+    if not data.weighted:
+        return
+    weights = sorted((pair.weight for tree in data.trees for pair in tree.pairs), reverse=True)
+    heaviest = weights[: max(1, len(weights) // 10)]
+    share = sum(heaviest) / sum(weights)
+    yield Finding(
+        "warning" if share > ONE_SIDED / 2 and len(weights) >= ENOUGH else "note",
+        "weights",
+        f"pairs weigh {weights[-1]:.3g} to {weights[0]:.3g} by their margins; the heaviest {len(heaviest)} of "
+        f"{len(weights)} carry {share:.0%} of the loss",
+    )
 
 
 def _length_bias(texts: Sequence[tuple[str, str]]) -> Iterator[Finding]:

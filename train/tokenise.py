@@ -156,7 +156,7 @@ def _grown(tree: MessageTree, read: _Read) -> TokenTree:
         persona=tree.persona,
         segments=growing.segments(),
         targets=tuple(index_of[target] for target in read.targets),
-        pairs=tuple(PairOf(index_of[pair.chosen], index_of[pair.rejected]) for pair in read.pairs),
+        pairs=tuple(PairOf(index_of[pair.chosen], index_of[pair.rejected], pair.weight) for pair in read.pairs),
     )
 
 

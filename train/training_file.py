@@ -21,7 +21,7 @@ from agents.models.protocol import ModelFailure
 from agents.overrides import over, overlaid
 from train.adapters import StoredAdapters
 from train.config import Section, TrainingConfig, read_training_config
-from train.data import Fit, OwnFile, PairChoice, Selection
+from train.data import Fit, OwnFile, PairChoice, Selection, Weights
 from trees.errors import SetupError
 from trees.store import Store
 from trees.values import Unit
@@ -43,6 +43,7 @@ class DataSection(Section):
     people: tuple[str, ...] = Field((), description="Only who has one of these profiles or personalities.")
     models: tuple[str, ...] = Field((), description="Only replies of these models.")
     pairs: PairChoice = Field("all", description="All pairs of a turn, or its best reply against each it beats.")
+    weights: Weights = Field("none", description="What a pair weighs in the loss: margin is its margin over the mean.")
     deploy: str | None = Field(None, description='Prompt version of all contexts; "" for no system message.')
     earlier: tuple[str, ...] = Field((), description="Further runs, of which only `earlier_share` is taken.")
     earlier_share: float = Field(0.5, ge=0, le=1, description="Of all that is trained on; 1 takes all of them.")

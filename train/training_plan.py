@@ -79,6 +79,10 @@ def plan_training(
         found = replace(found, selection=replace(wanted, judge=found.judge_id))
     data = found.only(config.objective)
     _check_data(data, config)
+    if flat and data.weighted:
+        raise SetupError(
+            "weights = 'margin' is nothing that TRL's trainers know", hint="Leave out --flat, or data.weights."
+        )
     start = _start(config)
     before = fresh_lineage(config.base) if start is None else read_lineage(start, config.base)
     if start is not None and start.base is not None and start.base != (own := fresh_lineage(config.base).base):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,8 @@ from tests.support.builders import (
     prompt_id,
     small_store,
 )
-from train.data import DataSet, HeldOut, MessagePair, OwnFile, Selection, select
+from tests.support.judged_store import PEOPLE
+from train.data import DataSet, HeldOut, MessagePair, OwnFile, Selection, Side, select
 from train.export import export
 from trees.errors import SetupError
 from trees.pairs import BadFilter
@@ -190,6 +191,55 @@ def test_the_best_reply_against_each_leaves_out_wins_of_others(store: Store) -> 
     run.turn(said, [a, b, c], [judged(said, judge, [(a, b, "win"), (a, c, "win"), (b, c, "win")])])
     best = select(store, replace(ALL, pairs="best"))
     assert (select(store, ALL).pairs, best.pairs, best.dropped["pairs"]) == (3, 2, {"not_best": 1})
+
+
+def weighed(store: Store, margins: Sequence[float | None], **more: Any) -> DataSet:
+    """A tree a margin, each with one pair."""
+    run, judge = make_run(store, PEOPLE[: len(margins)]), make_judge(store)
+    for tree, margin in zip(run.trees, margins, strict=True):
+        said = run.user(tree, "hello")
+        a, b = run.replies(said, "a", "b")
+        won = (a, b, "win") if margin is None else (a, b, "win", margin)
+        run.turn(said, [a, b], [judged(said, judge, [won], unit=None if margin is None else "nats")])
+    return select(store, replace(ALL, **{"evaluation": 0.0, "weights": "margin", **more}))
+
+
+def weights_of(data: DataSet, *sides: Side) -> list[float]:
+    return [pair.weight for side in sides for tree in data.side(side) for pair in tree.pairs]
+
+
+def test_margins_as_weights_are_1_in_the_mean_and_part_of_the_digest(store: Store) -> None:
+    found = weighed(store, [0.5, 1.0, 1.5, 3.0])
+    assert weights_of(found, "train") == pytest.approx([1 / 3, 2 / 3, 1.0, 2.0])
+    plain = select(store, replace(ALL, evaluation=0.0))
+    assert weights_of(plain, "train") == [1.0] * 4
+    assert found.digest != plain.digest
+    assert weights_of(found.only("dpo"), "train") == weights_of(found, "train")
+    assert found.only("sft").digest == plain.only("sft").digest, "targets have none"
+    part = select(store, replace(ALL, evaluation=0.5, weights="margin"))
+    trained, measured = weights_of(part, "train"), weights_of(part, "evaluation")
+    assert sum(trained) / len(trained) == pytest.approx(1.0)
+    scale = sum(trained) + sum(measured)
+    assert sorted(w / scale for w in trained + measured) == pytest.approx([1 / 12, 1 / 6, 1 / 4, 1 / 2])
+
+
+def test_own_rows_weigh_as_much_as_the_mean_pair(store: Store, tmp_path: Path) -> None:
+    weighed(store, [1.0, 3.0])
+    row = {"prompt": [user("x")], "chosen": [assistant("y")], "rejected": [assistant("z")]}
+    (tmp_path / "own.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    wanted = replace(ALL, evaluation=0.0, weights="margin")
+    found = select(store, wanted, [OwnFile(tmp_path / "own.jsonl", 1.0)])
+    assert weights_of(found, "train") == [0.5, 1.5, 1.0]
+
+
+def test_judges_without_margins_give_no_weights(store: Store) -> None:
+    with pytest.raises(BadFilter, match="gives no margins"):
+        weighed(store, [None])
+
+
+def test_a_win_by_nothing_cannot_be_weighed(store: Store) -> None:
+    with pytest.raises(SetupError, match=r"has the margin 0\.0"):
+        weighed(store, [1.0, 0.0])
 
 
 def test_only_one_fit_s_messages_are_kept(store: Store) -> None:

@@ -21,7 +21,7 @@ from train.flat import dpo_trainer, sft_trainer
 from train.losses import Counts, DpoForm, counts_of, dpo_loss, sft_loss
 from train.packing import PackedSequence, pack
 from train.reply_logps import reply_sums, row_of, token_logps
-from train.token_tree import TokenTree
+from train.token_tree import PairOf, TokenTree
 from train.tree_attention import prepare
 
 TREES = [random_tree(seed, segments=10) for seed in range(3)]
@@ -146,6 +146,39 @@ def test_weights_of_pairs_make_a_weighted_mean() -> None:
     repeated, expected = packed_dpo(adapted(), [thrice], DpoForm(), 2_000)
     assert weighted == pytest.approx(repeated, rel=1e-5)
     assert off(slope, expected) < 1e-5
+
+
+def test_margins_as_weights_give_the_loss_and_gradient_computed_by_hand() -> None:
+    """sum of w x -log sigmoid(beta d) over the sum of w, from plain logits of rows that share nothing."""
+    margins = iter([0.2, 1.7, 0.6, 0.1, 2.4, 1.0] * 9)
+    trees = [replace(tree, pairs=tuple(replace(p, weight=next(margins)) for p in tree.pairs)) for tree in TREES]
+    beta = 0.3
+    found, slope = packed_dpo(adapted(), trees, DpoForm(beta=beta), 180)
+
+    model = adapted()
+    pairs = [(tree, pair) for tree in trees for pair in tree.pairs]
+    with torch.no_grad():
+        reference = [log_ratio(model, tree, pair) for tree, pair in pairs]
+    nudge(model)
+    differences = [log_ratio(model, tree, pair) - q for (tree, pair), q in zip(pairs, reference, strict=True)]
+    weights = [pair.weight for _, pair in pairs]
+    losses = [-w * (1 / (1 + (-beta * d).exp())).log() for w, d in zip(weights, differences, strict=True)]
+    expected = torch.stack(losses).sum() / sum(weights)
+    expected.backward()
+    assert found == pytest.approx(float(expected.detach()), rel=1e-5)
+    assert off(slope, gradient(model)) < 1e-5
+
+
+def log_ratio(model: Any, tree: TokenTree, pair: PairOf) -> torch.Tensor:
+    """log p(chosen) - log p(rejected) from whole logits."""
+    chosen, rejected = (row_logp(model, tree, side) for side in (pair.chosen, pair.rejected))
+    return chosen - rejected
+
+
+def row_logp(model: Any, tree: TokenTree, reply: int) -> torch.Tensor:
+    row, length = torch.tensor([tree.row(reply)]), len(tree.segments[reply].tokens)
+    logps = model(input_ids=row).logits[0, -length - 1 : -1].log_softmax(-1)
+    return logps.gather(1, row[0, -length:, None]).sum()
 
 
 def test_smoothed_labels_are_a_mixture_of_both_labels() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
@@ -35,6 +37,14 @@ TWO_TURNS = tree_of(
     targets=[1, 4],
     pairs=[(1, 2)],
 )
+
+
+def test_weights_of_pairs_reach_the_tokens() -> None:
+    heavy = replace(TWO_TURNS, pairs=(replace(TWO_TURNS.pairs[0], weight=2.5),))
+    (found,) = tokenise([heavy], reader()).trees
+    assert found.pairs == (PairOf(1, 4, 2.5),)
+    assert (kept := within(found, 1_000)) is not None
+    assert kept.pairs[0].weight == 2.5
 
 
 def test_tokens_and_masks_are_these() -> None:

@@ -257,6 +257,23 @@ def test_data_that_teach_nothing_are_refused_with_the_reason(
         begun(tmp_path / "few.db", config(base), selection)
 
 
+def test_pairs_weighed_by_margin_are_a_training_of_their_own(base: Path, tmp_path: Path) -> None:
+    path, weighed = tmp_path / "margins.db", Selection(weights="margin")
+    judged_store(path, margins=(0.5, 1.0, 3.0))
+    plain, heavy = begun(path, config(base)), begun(path, config(base), weighed)
+    assert heavy != plain
+    with Store.open(path) as store:
+        assert plan_of(store, training(store, heavy)).data.weighted
+        with pytest.raises(SetupError, match="nothing that TRL's trainers know"):
+            plan_training(store, config(base), weighed, flat=True)
+    losses = []
+    for identity in (plain, heavy):
+        assert Job(path, identity).run().state == "finished"
+        with Store.read(path) as store:
+            losses.append([point.loss for point in points(store, identity)])
+    assert losses[0][-1] != losses[1][-1]
+
+
 def test_an_adapter_of_another_base_is_refused_with_both_digests(base: Path, store_path: Path, tmp_path: Path) -> None:
     made = Job(store_path, begun(store_path, config(base, "sft"))).run()
     assert made.adapter is not None

@@ -79,6 +79,13 @@ def data() -> None:
     help="All of a turn, or its best reply's.",
 )
 @click.option(
+    "--weights",
+    type=click.Choice(["none", "margin"]),
+    default="none",
+    show_default=True,
+    help="What a pair weighs in the loss.",
+)
+@click.option(
     "--evaluation", type=click.FloatRange(0, 0.9), default=0.1, show_default=True, help="Share of people kept out."
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Draws the people who are kept out.")
@@ -99,6 +106,7 @@ def lint(
     people: tuple[str, ...],
     models: tuple[str, ...],
     pairs: Literal["all", "best"],
+    weights: Literal["none", "margin"],
     evaluation: float,
     seed: int,
     deploy: str | None,
@@ -130,6 +138,7 @@ def lint(
             people=people,
             models=models,
             pairs=pairs,
+            weights=weights,
             evaluation=evaluation,
             seed=seed,
             deploy=deploy,

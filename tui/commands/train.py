@@ -82,6 +82,7 @@ def sft(**options: Any) -> None:
         "espalier train dpo --model embedded --adapter 1a2b3c4d",
         "espalier train dpo training.toml --judge likelihood --min-margin 0.1",
         "espalier train dpo --model embedded --set loss.beta=0.05 --set schedule.learning_rate=5e-6",
+        "espalier train dpo training.toml --set data.weights=margin",
     )
 )
 @_trains

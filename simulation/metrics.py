@@ -101,7 +101,7 @@ class Recovery:
     fall: Estimate
     """Level at the turn of the change, less that."""
     turns: int | None
-    """Turns until the level is back within the interval of what it was; 0 if it never left it, None if it is not."""
+    """Turns until the level is below what it was by no more than chance; 0 if it always was, None if it never is."""
 
     @property
     def fell(self) -> bool:
@@ -188,9 +188,9 @@ def normalised_slope(curves: Array) -> Array:
 
 
 def recovery_time(curve: Sequence[float | None], change: int, wanted: float) -> int | None:
-    """Turns from a change until the level is back: the first k >= change with AL(k) >= wanted, less change.
+    """Turns from a change until a curve is back: the first k >= change with curve(k) >= wanted, less change.
 
-    0: it never fell below. None: not back by the end. Turns without a level are passed over.
+    0: it never fell below. None: not back by the end. Turns without a value are passed over.
     """
     back = (k for k, value in enumerate(curve, 1) if k >= change and value is not None and value >= wanted)
     found = next(back, None)
@@ -226,8 +226,12 @@ def estimate(table: Table, statistic: Statistic, *, draws: int = DRAWS, seed: in
     Stat. 1, 2007). The interval is value +- t x its root, with Satterthwaite's degrees of freedom: five personalities
     are a small sample, and the interval says so. Over 20 x 5 cases it covered in 93 to 97.5 % of simulations, with and
     without effects of profile and personality. A dimension with a single member has nothing to resample and counts as
-    fixed; with both single there is no interval, nor where the figure is undefined in many draws.
+    fixed; with both single there is no interval, nor where the figure is undefined in many draws. Cases without any
+    score take no part, so that people who are not measured yet make no interval narrower.
     """
+    table = _scored(table)
+    if not len(table.scores):
+        return Estimate(None)
     value = float(statistic(alignment_levels(table.scores)))
     if not math.isfinite(value):
         return Estimate(None)
@@ -275,17 +279,22 @@ def values_of(curve: Array) -> tuple[float | None, ...]:
 def recovery(table: Table, change: int, *, draws: int = DRAWS) -> Recovery:
     """What a change at a turn (from 2) did, and how many turns the level took to be back where it was.
 
-    before = (1 / (c-1)) sum of AL(k) over k < c; the fall is AL(c) - before, over the same resampled people; the level
-    is back at the first k >= c with AL(k) >= the lower end of the interval of `before`. Without an interval (a single
-    case) its value stands in, and nothing is called a fall. Cannot tell: a model that adapts at once from one that
-    never took the old taste up and so had nothing to lose; read it with the level before, and with the ceiling's.
+    before = (1 / (c-1)) sum of AL(k) over k < c; gap(k) = AL(k) - before, over the same resampled people, so that how
+    much people differ from each other takes no part in it. The fall is gap(c); the level is back at the first k >= c at
+    which the interval of gap(k) reaches 0. Without an interval (a single case) its value stands in, and nothing is
+    called a fall. Cannot tell: back from too few people to see that it is not (the interval is wide then); nor a model
+    that adapts at once from one that never took the old taste up and so had nothing to lose; read it with the level
+    before, and with the ceiling's.
     """
+
+    def gap(k: int) -> Estimate:
+        return estimate(table, lambda curves: curves[..., k - 1] - mean_level(curves[..., : change - 1]), draws=draws)
+
     before = estimate(table, lambda curves: mean_level(curves[..., : change - 1]), draws=draws)
-    fall = estimate(table, lambda curves: curves[..., change - 1] - mean_level(curves[..., : change - 1]), draws=draws)
-    if before.value is None:
-        return Recovery(change, before, fall, None)
-    wanted = before.value if before.low is None else before.low
-    return Recovery(change, before, fall, recovery_time(values_of(alignment_levels(table.scores)), change, wanted))
+    gaps = [gap(k) for k in range(change, table.scores.shape[1] + 1)]
+    highest = [one.value if one.high is None else one.high for one in gaps]
+    back = recovery_time([None] * (change - 1) + highest, change, -_FLAT)
+    return Recovery(change, before, gaps[0], back)
 
 
 # ---- comparisons
@@ -452,8 +461,14 @@ def _weighted_levels(weights: Array, scores: Array) -> Array:
     return levels
 
 
+def _scored(table: Table) -> Table:
+    """The cases that have a score at all."""
+    rows = np.flatnonzero(np.isfinite(table.scores).any(axis=1))
+    return table if len(rows) == len(table.scores) else table.take(rows.tolist())
+
+
 def _clusterings(table: Table) -> tuple[tuple[int, ...], ...]:
-    """For each case: number of its profile, of its personality, and its own. Cases without a score take no part."""
+    """For each case: number of its profile, of its personality, and its own."""
     return _numbered(table.profiles), _numbered(table.personalities), tuple(range(len(table.scores)))
 
 

@@ -169,7 +169,7 @@ def _say_situations(models: Sequence[dict[str, Any]]) -> None:
     say_table(("model", "situation", "cases", "mean", "IR"), rows)
     changed = [(name, part["situation"], part["recovery"]) for name, part in parts if part["recovery"] is not None]
     if changed:
-        say("\nAfter a change, turns until AL is back within its interval of what it was:")
+        say("\nAfter a change, turns until AL is back, below what it was by no more than chance:")
         told = [
             (
                 name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from simulation.metrics import (
     ALPHA,
     Array,
+    Estimate,
     Table,
     alignment_levels,
     compare,
@@ -145,6 +147,27 @@ def test_intervals_cover_what_they_promise(of_profile: float, of_personality: fl
     assert (covered / repetitions < 0.97 + error / 2).all()
 
 
+def test_people_who_are_not_measured_yet_make_no_interval_narrower() -> None:
+    """Three of twenty profiles are scored: the interval is that of three. Counting all twenty it covers in 80 %; with
+    three clusters that differ much it still falls short of 95, and covers in 90.
+    """
+    draw = np.random.default_rng(29)
+    covered, repetitions = 0, 400
+    for _ in range(repetitions):
+        table = crossed(_simulated(draw, 0.5, 0.0, 1.0))
+        table.scores[15:] = np.nan
+        found = estimate(table, mean_level, draws=300)
+        assert found == estimate(table.take(range(15)), mean_level, draws=300)
+        assert found.low is not None
+        assert found.high is not None
+        covered += found.low <= 3.0 <= found.high
+    assert 0.87 < covered / repetitions < 0.98
+
+
+def test_without_any_score_there_is_no_figure() -> None:
+    assert estimate(crossed(np.full((100, TURNS), np.nan)), mean_level) == Estimate(None)
+
+
 def test_a_planted_slope_is_recovered_within_its_interval() -> None:
     found = estimate(crossed(_simulated(np.random.default_rng(3), 0.3, 0.1, 0.5)), slope)
     assert found.low is not None
@@ -231,6 +254,24 @@ def test_a_planted_change_is_found_at_its_turn_and_its_recovery_too(
         assert not recovery(crossed(scores), change - 1, draws=50).fell
 
 
+def test_how_much_people_differ_says_nothing_of_whether_a_level_is_back() -> None:
+    """A fall of about what people differ by: found not to recover where it does not, and to recover where it does."""
+    draw = np.random.default_rng(17)
+    repetitions = 100
+    stays, returns = Counter[int | None](), Counter[int | None]()
+    for _ in range(repetitions):
+        scores = _simulated(draw, 0.5, 0.3, 0.5, climb=0.0)
+        fallen = scores - np.where(np.arange(1, TURNS + 1) >= 5, 0.8, 0)
+        lifted = scores - np.where(np.isin(np.arange(1, TURNS + 1), (5, 6)), 0.8, 0)
+        gone, back = (recovery(crossed(each), 5, draws=300) for each in (fallen, lifted))
+        assert gone.fell
+        assert back.fell
+        stays[gone.turns] += 1
+        returns[back.turns] += 1
+    assert stays[None] >= 0.95 * repetitions
+    assert returns[2] >= 0.95 * repetitions
+
+
 @given(st.integers(2, TURNS), st.floats(-1, 0.5))
 def test_without_a_fall_nothing_has_to_recover(change: int, slope_of: float) -> None:
     rising = crossed(np.tile(3 + abs(slope_of) * np.arange(TURNS), (100, 1)))
@@ -253,10 +294,12 @@ def test_a_single_profile_counts_as_fixed_and_a_single_case_has_no_interval() ->
     assert one_case.low is None
 
 
-def _simulated(draw: np.random.Generator, of_profile: float, of_personality: float, noise: float) -> Array:
-    """Scores around 3 that climb by 0.1 a turn, with effects of both halves of a persona on level and slope."""
+def _simulated(
+    draw: np.random.Generator, of_profile: float, of_personality: float, noise: float, climb: float = 0.1
+) -> Array:
+    """Scores around 3 that climb from turn to turn, with effects of both halves of a persona on level and slope."""
     k = np.arange(TURNS) - (TURNS - 1) / 2
     levels = draw.normal(0, of_profile, (20, 1, 1)) + draw.normal(0, of_personality, (1, 5, 1))
     slopes = draw.normal(0, of_profile / 10, (20, 1, 1)) + draw.normal(0, of_personality / 10, (1, 5, 1))
-    scores: Array = (3 + levels + (0.1 + slopes) * k + draw.normal(0, noise, (20, 5, TURNS))).reshape(100, TURNS)
+    scores: Array = (3 + levels + (climb + slopes) * k + draw.normal(0, noise, (20, 5, TURNS))).reshape(100, TURNS)
     return scores

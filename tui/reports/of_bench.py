@@ -233,7 +233,7 @@ def _situations(found: Mapping[str, Any]) -> Iterator[Block]:
     yield Table(heads, tuple(rows), heads[2:])
     changed = [(model["model"], part["situation"], part["recovery"]) for model, part in parts if part["recovery"]]
     if changed:
-        yield Words("After a change, turns until the level is back within its interval of what it was:")
+        yield Words("After a change, turns until the level is back, below what it was by no more than chance:")
         told = [
             (
                 model,

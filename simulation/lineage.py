@@ -116,7 +116,7 @@ def _seen(lineage: Mapping[str, Any]) -> Seen:
     named = tuple(f"{step['kind']} {step['id'][:_SHORT]}" for step in steps)
     people = [(str(profile), str(personality)) for profile, personality in lineage["people"]]
     known = bool(lineage["known"])
-    words = " > ".join([f"base {lineage['base'][:_SHORT]}", *named])
+    words = " > ".join([f"base {(lineage.get('origin') or lineage['base'])[:_SHORT]}", *named])
     return Seen(
         f"{words}, {len(people)} people" if known else f"{words}, in part {UNKNOWN}",
         {"profile": frozenset(p for p, _ in people), "personality": frozenset(q for _, q in people)},

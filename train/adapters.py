@@ -3,10 +3,11 @@
 An adapter is a folder as PEFT saves it, with `lineage.json` beside the weights: the base's digest, the trainings from
 the base on (each with its data's digest, configuration and runs), and the people whose words were seen. The digest
 covers weights, configuration and lineage, so it names the same adapter on every machine; the model card and what is
-made of the adapter later (a GGUF LoRA for llama.cpp) lie in the folder and change nothing.
+made of the adapter later (a GGUF LoRA for llama.cpp) lie in the folder and change nothing. Whole models that come of a
+training bring their lineage too: a folder beside its weights, a GGUF in its metadata.
 
 Invariant: a folder under an adapter's digest holds exactly that adapter; a lineage that is not known from the base on
-says `unknown`, and stays so in everything trained on top.
+says `unknown`, and stays so in everything trained on top; a base that was trained is never taken for a fresh one.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from agents.models.protocol import ModelFailure
 from agents.models.weights import EMBEDDED, HUB, locate
 from train.gguf_export import (
     NumberFormat,
+    kept_in_gguf,
     merge_into_gguf,
     shape_of_folder,
     shape_of_gguf,
@@ -36,6 +38,8 @@ from trees.trainings import AdapterRow, find_adapter
 
 INSTALL = "pip install 'espalier-lm[train]'"
 LORA = "lora.gguf"
+LINEAGE_KEY = "espalier.lineage"
+"""In the metadata of a GGUF: what lies in `lineage.json` beside other weights."""
 CARD = "README.md"
 Form = Literal["peft", "merged", "gguf-lora", "gguf"]
 _KEPT = ("adapter_config.json", "adapter_model.safetensors")
@@ -70,6 +74,9 @@ class Lineage:
     """Profile and personality of everybody whose words were seen: what a benchmark must not measure on."""
     known: bool
     """False if anything of it came from where nobody knows: then others may have been seen too."""
+    origin: str = ""
+    """Digest of the weights that the first training began with, where those are not the base's own: the base is then
+    itself something that was trained, and its trainings and people are counted here."""
 
     def with_training(self, step: LineageStep, people: Sequence[tuple[str, str]], *, known: bool) -> Lineage:
         """The lineage of what is trained on top."""
@@ -78,6 +85,8 @@ class Lineage:
 
     def as_dict(self) -> dict[str, Any]:
         found = asdict(self)
+        if not self.origin:
+            del found["origin"]
         return {**found, "people": [list(pair) for pair in self.people], "trainings": list(found["trainings"])}
 
 
@@ -94,20 +103,46 @@ def is_gguf(base: str) -> bool:
     return base == EMBEDDED or base.lower().endswith(".gguf")
 
 
-def fresh_lineage(base: str) -> Lineage:
-    """Of a base as it comes. Blocks. Raises SetupError."""
-    here = Path(base).expanduser().exists()
-    return Lineage(base_digest(base), "" if here else base, (), (), known=True)
+def lineage_of_base(base: str) -> Lineage:
+    """Of a base as it comes, with what it was trained on if it brings that. Blocks. Raises SetupError."""
+    digest = base_digest(base)
+    name = "" if Path(base).expanduser().exists() else base
+    before = _brought(base)
+    if before is None:
+        return Lineage(digest, name, (), (), known=True)
+    return replace(before, base=digest, base_name=name, origin=before.origin or before.base)
+
+
+def _brought(base: str) -> Lineage | None:
+    """The lineage that a whole model brings."""
+    if base == EMBEDDED:
+        return None
+    if is_gguf(base):
+        file = locate(base).path
+        kept = kept_in_gguf(file, LINEAGE_KEY)
+        return None if kept is None else _lineage_in(file, kept)
+    return _lineage_beside(fetched(base))
 
 
 def read_lineage(adapter: AdapterFolder, base: str) -> Lineage:
     """What lies beside an adapter's weights; `unknown` from the base on if nothing does. Raises SetupError."""
-    file = adapter.path / LINEAGE
+    return _lineage_beside(adapter.path) or replace(lineage_of_base(base), known=False)
+
+
+def _lineage_beside(folder: Path) -> Lineage | None:
+    file = folder / LINEAGE
     if not file.is_file():
-        return replace(fresh_lineage(base), known=False)
+        return None
     try:
-        return lineage_from(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return _lineage_in(file, file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SetupError(f"the lineage {file} cannot be read: {error!r}") from error
+
+
+def _lineage_in(file: Path, text: str) -> Lineage:
+    try:
+        return lineage_from(json.loads(text))
+    except (ValueError, KeyError, TypeError) as error:
         raise SetupError(f"the lineage {file} cannot be read: {error!r}") from error
 
 
@@ -115,7 +150,8 @@ def lineage_from(value: Mapping[str, Any]) -> Lineage:
     """A lineage of its JSON. Raises KeyError or TypeError for what is none."""
     steps = tuple(LineageStep(**{**step, "runs": tuple(step["runs"])}) for step in value["trainings"])
     people = tuple((str(a), str(b)) for a, b in value["people"])
-    return Lineage(value["base"], value["base_name"], steps, people, bool(value["known"]))
+    known, origin = bool(value["known"]), str(value.get("origin", ""))
+    return Lineage(value["base"], value["base_name"], steps, people, known, origin)
 
 
 # In the store
@@ -158,6 +194,21 @@ def keep_adapter_files(trained: Path, store: Path, lineage: Lineage, card: str) 
         ) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def keep_model_notes(folder: Path, lineage: Lineage, card: str) -> None:
+    """Put lineage and card beside a whole model, so that what is trained on it later knows. Raises SetupError."""
+    try:
+        for name, text in ((LINEAGE, canonical_json(lineage.as_dict())), (CARD, card)):
+            draft = folder / f".{name}.{os.getpid()}"
+            draft.write_text(text, encoding="utf-8")
+            draft.replace(folder / name)
+        _sync(folder)
+    except OSError as error:
+        raise SetupError(
+            f"the lineage cannot be written to {folder}: {error.strerror or error}",
+            hint="Free some space, then go on: the training's last checkpoint is kept.",
+        ) from error
 
 
 def _hub_name(base: str) -> str | None:
@@ -258,7 +309,12 @@ def _write_gguf(adapter: AdapterFolder, base: str, out: Path, number_format: Num
             hint="Export it --to merged and convert that with llama.cpp's convert_hf_to_gguf.py, "
             "or --to gguf-lora beside a GGUF of the base.",
         )
-    merge_into_gguf(locate(base).path, adapter.path, out, number_format)
+    merge_into_gguf(locate(base).path, adapter.path, out, number_format, _notes(adapter, base))
+
+
+def _notes(adapter: AdapterFolder, base: str) -> dict[str, str]:
+    """What a whole model says of itself in a GGUF's metadata."""
+    return {LINEAGE_KEY: canonical_json(read_lineage(adapter, base).as_dict())}
 
 
 def _write_merged(adapter: AdapterFolder, base: str, out: Path) -> None:
@@ -279,9 +335,10 @@ def _write_merged(adapter: AdapterFolder, base: str, out: Path) -> None:
     try:
         merged.save_pretrained(draft)
         AutoTokenizer.from_pretrained(folder, **options).save_pretrained(draft)
-        for name in (CARD, LINEAGE):
-            if (adapter.path / name).is_file():
-                shutil.copyfile(adapter.path / name, draft / name)
+        lineage = canonical_json(read_lineage(adapter, base).as_dict())
+        (draft / LINEAGE).write_text(lineage, encoding="utf-8")
+        if (adapter.path / CARD).is_file():
+            shutil.copyfile(adapter.path / CARD, draft / CARD)
         draft.rename(out)
     finally:
         shutil.rmtree(draft, ignore_errors=True)

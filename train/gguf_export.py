@@ -14,10 +14,11 @@ import json
 import math
 import os
 import re
+import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 from trees.errors import SetupError
 
@@ -123,17 +124,23 @@ def write_lora(adapter: Path, shape: BaseShape, out: Path) -> Path:
     return out
 
 
-def merge_into_gguf(base: Path, adapter: Path, out: Path, number_format: NumberFormat = "f16") -> Path:
+def merge_into_gguf(
+    base: Path, adapter: Path, out: Path, number_format: NumberFormat = "f16", notes: Mapping[str, str] | None = None
+) -> Path:
     """Write a GGUF base with a PEFT adapter merged into its weights; returns `out`. Raises SetupError.
 
+    `notes` are texts for its metadata, which `kept_in_gguf` finds again; they stand before the base's own entries.
     Matrices are written in the number format (those that q8_0 cannot hold in f16), vectors in float32.
     """
     gguf, reader = _gguf(), _reader(base)
     layers = read_lora(adapter, _shape(reader.fields, base))
     draft = out.with_suffix(f".{os.getpid()}.part")
     writer = gguf.GGUFWriter(draft, str(reader.fields["general.architecture"].contents()))
+    kept = notes or {}
+    for key, text in kept.items():
+        writer.add_string(key, text)
     for field in reader.fields.values():
-        if not field.name.startswith("GGUF.") and field.name not in ("general.architecture", "general.file_type"):
+        if not field.name.startswith("GGUF.") and field.name not in (*_OWN_FIELDS, *kept):
             kind = field.types[0]
             item = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
             writer.add_key_value(field.name, field.contents(), kind, sub_type=item)
@@ -149,6 +156,36 @@ def merge_into_gguf(base: Path, adapter: Path, out: Path, number_format: NumberF
         raise SetupError(f"{base} has no layer {next(iter(layers))!r}, which the adapter {adapter} changes")
     _finish(writer, draft, out)
     return out
+
+
+def kept_in_gguf(path: Path, key: str) -> str | None:
+    """A text among the first entries of a GGUF's metadata; None if it is none of them. Raises SetupError.
+
+    Entries are read as long as they are texts: a whole reader takes seconds for a large vocabulary.
+    """
+    try:
+        with path.open("rb") as stream:
+            if stream.read(4) != b"GGUF":
+                return None
+            _, _, entries = struct.unpack("<IQQ", stream.read(20))
+            for _ in range(entries):
+                name = _text(stream)
+                (kind,) = struct.unpack("<I", stream.read(4))
+                if kind != _STRING:
+                    return None
+                value = _text(stream)
+                if name == key:
+                    return value
+    except (OSError, ValueError, struct.error) as error:
+        raise SetupError(f"{path} cannot be read as a GGUF file: {error}") from error
+    return None
+
+
+def _text(stream: IO[bytes]) -> str:
+    (length,) = struct.unpack("<Q", stream.read(8))
+    if length > _LONGEST:
+        raise ValueError(f"a text of {length} bytes among its metadata")
+    return stream.read(length).decode("utf-8")
 
 
 def read_lora(adapter: Path, shape: BaseShape) -> dict[str, Lora]:
@@ -173,6 +210,12 @@ def read_lora(adapter: Path, shape: BaseShape) -> dict[str, Lora]:
     return dict(sorted(found.items()))
 
 
+_OWN_FIELDS = ("general.architecture", "general.file_type")
+"""Written anew."""
+_STRING = 8
+"""The number of a text's type in a GGUF's metadata."""
+_LONGEST = 1 << 28
+"""Bytes of a text that is believed."""
 _MERGE = "Export it merged (--to merged), or train without this layer (lora.targets)."
 _FILE_TYPES = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0"}
 

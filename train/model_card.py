@@ -1,7 +1,7 @@
-"""An adapter's card: README.md beside its weights, in the form that model hubs read.
+"""The card of what was trained: README.md beside an adapter's weights or a model's, in the form that model hubs read.
 
-It says what the adapter was trained on and how, what was measured, whose words it saw, and how it is played. The
-digest of an adapter does not cover it.
+It says what it was trained on and how, what was measured, whose words it saw, and how it is played. The digest of the
+weights does not cover it.
 
 Invariant: text that comes from a store or a configuration stands in it as text, never as markup.
 """
@@ -29,14 +29,18 @@ def model_card(plan: Plan, metrics: Mapping[str, Any]) -> str:
 def _lines(plan: Plan, metrics: Mapping[str, Any]) -> Iterator[str]:
     config, lineage = plan.config, plan.lineage
     method = "preferences (DPO)" if config.objective == "dpo" else "winning replies (SFT)"
-    yield "---\nlibrary_name: peft"
+    whole = config.lora is None
+    yield f"---\nlibrary_name: {'transformers' if whole else 'peft'}"
     if lineage.base_name:
         yield f"base_model: {json.dumps(_SHIPPED_BASE if config.base == EMBEDDED else lineage.base_name)}"
-    yield f"tags:\n- lora\n- {config.objective}\n- personalisation\n---\n"
-    yield f"# An adapter trained on {method}\n"
+    kind = "" if whole else "- lora\n"
+    yield f"tags:\n{kind}- {config.objective}\n- personalisation\n---\n"
+    yield f"# {'A model' if whole else 'An adapter'} trained on {method}\n"
     yield "Trained on conversation trees between simulated people and assistants, with espalier.\n"
     yield "| | |\n| --- | --- |"
     yield f"| base | `{Path(config.base).name.replace('`', '')}`, weights `{lineage.base}` |"
+    if lineage.origin:
+        yield f"| which was trained from | weights `{lineage.origin}` |"
     yield f"| trees of | {len(plan.data.trees)} conversations, {len(plan.data.people)} people |"
     yield f"| trained on | {plan.data.targets} targets, {plan.data.pairs} pairs; data `{plan.data.digest}` |"
     yield f"| judge | `{plan.data.judge_id or 'none'}` |"
@@ -55,5 +59,6 @@ def _lines(plan: Plan, metrics: Mapping[str, Any]) -> Iterator[str]:
     settings = json.dumps(plan.configuration, indent=1, sort_keys=True).replace("`", "\\u0060")
     yield f"```json\n{settings}\n```\n"
     yield "## Playing it\n"
-    yield "```\nespalier chat MODEL --adapter ID\nespalier train export ID --to gguf-lora lora.gguf\n```\n"
+    played = "chat FOLDER" if whole else "chat MODEL --adapter ID\nespalier train export ID --to gguf-lora lora.gguf"
+    yield f"```\nespalier {played}\n```\n"
     yield "It stands under the terms of its base, and of the models that wrote what it was trained on."

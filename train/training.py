@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from train.adapters import keep_adapter_files
+from train.adapters import keep_adapter_files, keep_model_notes
 from train.config import Machine, TrainingConfig
 from train.model_card import model_card
 from train.points import Alarm, Point, Sink, Wish
@@ -157,10 +157,11 @@ class Job:
         elif outcome.ended == "early":
             reason = f"the measured loss did not fall any more, at step {outcome.steps}"
         state: TrainingState = "stopped" if outcome.ended == "stopped" else "finished"
+        metrics = {**recorder.metrics(), "steps": outcome.steps, "packed": outcome.separate_because is None}
         if plan.config.lora is None:
+            keep_model_notes(outcome.folder, plan.lineage, model_card(plan, metrics))
             self.store.apply(set_training_result(plan.id, os.path.relpath(outcome.folder, self._path.parent)))
             return Ending(state, reason, None)
-        metrics = {**recorder.metrics(), "steps": outcome.steps, "packed": outcome.separate_because is None}
         made = keep_adapter_files(outcome.folder, self._path, plan.lineage, model_card(plan, metrics))
         adapter = AdapterRow(
             id=made.digest,

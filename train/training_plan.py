@@ -16,7 +16,7 @@ from typing import Any
 
 from agents.models.model_folder import AdapterFolder, read_adapter
 from agents.models.protocol import ModelFailure
-from train.adapters import Lineage, LineageStep, fresh_lineage, read_lineage
+from train.adapters import Lineage, LineageStep, base_digest, lineage_of_base, read_lineage
 from train.config import Machine, TrainingConfig
 from train.data import DataSet, OwnFile, Selection, select, stored_selection
 from train.templates import TemplateReader
@@ -84,8 +84,8 @@ def plan_training(
             "weights = 'margin' is nothing that TRL's trainers know", hint="Leave out --flat, or data.weights."
         )
     start = _start(config)
-    before = fresh_lineage(config.base) if start is None else read_lineage(start, config.base)
-    if start is not None and start.base is not None and start.base != (own := fresh_lineage(config.base).base):
+    before = lineage_of_base(config.base) if start is None else read_lineage(start, config.base)
+    if start is not None and start.base is not None and start.base != (own := base_digest(config.base)):
         raise SetupError(
             f"the adapter {start.digest} was trained on the base {start.base}, and {config.base!r} is {own}",
             hint="Name its own base with --model, or begin without --adapter.",
@@ -95,7 +95,8 @@ def plan_training(
     runs = tuple(dict.fromkeys((*everything, *selection.earlier)))
     step = LineageStep(own_id, config.objective, data.digest, digest_of("training configuration", resolved), runs)
     lineage = before.with_training(step, data.people, known=data.lineage == "store")
-    return Plan(own_id, _name(store, config, data), config, data, lineage, start, flat)
+    name = _name(store, config, data, before if start is None else None)
+    return Plan(own_id, name, config, data, lineage, start, flat)
 
 
 def begin(store: Store, plan: Plan) -> TrainingRow:
@@ -211,13 +212,15 @@ def _amount(data: DataSet) -> int:
     return data.targets + data.pairs
 
 
-def _name(store: Store, config: TrainingConfig, data: DataSet) -> str:
-    """What is trained on what, for lists."""
+def _name(store: Store, config: TrainingConfig, data: DataSet, before: Lineage | None) -> str:
+    """What is trained on what, for lists; a base that was trained itself is named by its last training."""
+    last = before.trainings[-1] if before is not None and before.trainings else None
+    base = Path(config.base).name if last is None else f"the model of {last.kind} {last.id[:8]}"
     sources = sorted({tree.source for tree in data.trees})
     runs = [store.run(source).name for source in sources if store.rows("SELECT 1 FROM runs WHERE id = ?", (source,))]
     named = list(dict.fromkeys(runs)) + [file.path.name for file in data.files]
     shown = ", ".join(named[:3]) + (f" and {len(named) - 3} more" if len(named) > 3 else "")
-    return f"{Path(config.base).name} on {shown}"
+    return f"{base} on {shown}"
 
 
 def _selection_json(data: DataSet) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,10 @@ from train.adapters import (
     Lineage,
     LineageStep,
     StoredAdapters,
+    base_digest,
     export_adapter,
-    fresh_lineage,
     keep_adapter_files,
+    lineage_of_base,
     read_lineage,
 )
 from train.gguf_export import BaseShape, write_lora
@@ -100,7 +102,7 @@ def lora(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def kept(lora: Path, base: Path, store_path: Path) -> Any:
     """The adapter among a store's own."""
-    lineage = fresh_lineage(str(base)).with_training(STEP, [("p", "q")], known=True)
+    lineage = lineage_of_base(str(base)).with_training(STEP, [("p", "q")], known=True)
     return keep_adapter_files(lora, store_path, lineage, "# An adapter\n")
 
 
@@ -109,7 +111,7 @@ def question(text: str = SOURCE) -> tuple[Message, ...]:
 
 
 async def test_llama_cpp_with_the_lora_gives_the_numbers_of_peft(whole: Path, store_path: Path, tmp_path: Path) -> None:
-    base, lineage = whole, fresh_lineage(str(whole)).with_training(STEP, [("p", "q")], known=True)
+    base, lineage = whole, lineage_of_base(str(whole)).with_training(STEP, [("p", "q")], known=True)
     kept = keep_adapter_files(random_lora(tmp_path / "lora", 30), store_path, lineage, "# An adapter\n")
     adapters = StoredAdapters(store_path)
     theirs = TransformersModel("hf", TransformersConfig(kind="transformers", path=str(base), adapter=str(kept.path)))
@@ -146,9 +148,9 @@ def test_an_adapter_is_named_by_weights_configuration_and_lineage_alone(
     (elsewhere / "README.md").write_text("Another card.")
     (elsewhere / "lora.gguf").write_bytes(b"GGUF")
     assert read_adapter(str(elsewhere)).digest == kept.digest
-    lineage = fresh_lineage(str(base)).with_training(STEP, [("p", "q")], known=True)
+    lineage = lineage_of_base(str(base)).with_training(STEP, [("p", "q")], known=True)
     assert keep_adapter_files(lora, store_path, lineage, "# The card again\n").digest == kept.digest
-    other = fresh_lineage(str(base)).with_training(STEP, [("p", "z")], known=True)
+    other = lineage_of_base(str(base)).with_training(STEP, [("p", "z")], known=True)
     assert keep_adapter_files(lora, store_path, other, "").digest != kept.digest
 
 
@@ -194,6 +196,10 @@ def test_exports_hold_the_same_weights(base: Path, kept: Any, tmp_path: Path) ->
     with torch.inference_mode():
         one, other = (model.eval()(input_ids=ids).logits for model in models)
     assert torch.allclose(one, other, atol=1e-2)
+    for whole in (merged, gguf):
+        brought = lineage_of_base(str(whole))
+        assert (brought.trainings, brought.people, brought.known) == ((STEP,), (("p", "q"),), True)
+        assert (brought.origin, brought.base) == (kept.base, base_digest(str(whole)))
     peft = export_adapter(kept, "peft", str(base), tmp_path / "peft")
     assert read_adapter(str(peft)).digest == kept.digest
     assert (merged / "lineage.json").exists()
@@ -219,4 +225,5 @@ def test_a_lineage_goes_through_json() -> None:
     lineage = Lineage("b", "base", (STEP,), (("p", "q"),), known=True)
     from train.adapters import lineage_from
 
-    assert lineage_from(json.loads(json.dumps(lineage.as_dict()))) == lineage
+    for each in (lineage, replace(lineage, origin="a")):
+        assert lineage_from(json.loads(json.dumps(each.as_dict()))) == each

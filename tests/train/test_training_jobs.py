@@ -21,10 +21,18 @@ pytest.importorskip("peft", reason="the training extra is not installed")
 
 import torch
 
+from agents.models.model_folder import read_adapter
 from tests.support.builders import judged, make_judge, make_run
 from tests.support.judged_store import PEOPLE, judged_store
 from tests.support.tiny_base import tiny_base
-from train.adapters import StoredAdapters, read_lineage, stored_adapter
+from train.adapters import (
+    StoredAdapters,
+    base_digest,
+    export_adapter,
+    lineage_of_base,
+    read_lineage,
+    stored_adapter,
+)
 from train.config import TrainingConfig, read_training_config
 from train.data import Selection
 from train.points import Alarm, Point
@@ -224,6 +232,29 @@ def test_what_is_trained_on_an_adapter_goes_on_from_it_and_keeps_its_lineage(bas
         assert find_adapter(store, second.adapter).start_adapter == first.adapter
         seen = points(store, find_adapter(store, second.adapter).training_id)
         assert seen[0].loss == pytest.approx(0.6931, abs=1e-3), "the reference is the SFT adapter"
+        assert verify(store).clean
+
+
+def test_an_adapter_that_was_merged_into_its_base_goes_on_with_its_lineage(
+    base: Path, store_path: Path, tmp_path: Path
+) -> None:
+    first = Job(store_path, begun(store_path, config(base, "sft"))).run()
+    assert first.adapter is not None
+    made = StoredAdapters(store_path).find(first.adapter)
+    seen = read_lineage(made, str(base))
+    merged = export_adapter(made, "merged", str(base), tmp_path / "merged")
+    second = Job(store_path, begun(store_path, config(merged))).run()
+    assert second.adapter is not None
+    adapter = StoredAdapters(store_path).find(second.adapter)
+    lineage = read_lineage(adapter, str(merged))
+    assert [step.kind for step in lineage.trainings] == ["sft", "dpo"]
+    assert (lineage.origin, lineage.base) == (seen.base, base_digest(str(merged)))
+    assert set(seen.people) <= set(lineage.people)
+    outside = shutil.copytree(made.path, tmp_path / "outside")
+    (outside / "lineage.json").unlink()
+    nobody_knows = export_adapter(read_adapter(str(outside)), "merged", str(base), tmp_path / "unknown")
+    assert not lineage_of_base(str(nobody_knows)).known
+    with Store.read(store_path) as store:
         assert verify(store).clean
 
 

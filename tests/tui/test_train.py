@@ -100,6 +100,25 @@ def test_sft_and_dpo_from_judged_trees_to_a_conversation(espalier: Espalier, rea
     assert "is sound" in espalier("verify", "--no-prompts").output
 
 
+def test_without_an_adapter_dpo_goes_on_from_the_weights_that_sft_trained(
+    espalier: Espalier, ready: str, folder: Path
+) -> None:
+    first, second = as_json(espalier("train", "all", "training.toml", "--set", "lora=false", "--json"))
+    assert (first["adapter"], second["adapter"], second["start"]) == (None, None, None)
+    assert second["base_name"] == first["result"]
+    assert second["base"] != first["base"]
+    lineage = second["lineage"]
+    assert [step["id"] for step in lineage["trainings"]] == [first["training"], second["training"]]
+    assert (lineage["base"], lineage["origin"]) == (second["base"], first["base"])
+    assert lineage["known"]
+    assert len(lineage["people"]) == len(PEOPLE)
+    assert second["points"][0]["loss"] == pytest.approx(0.6931, abs=1e-3), "the reference is what SFT made"
+    assert json.loads((folder / second["result"] / "lineage.json").read_text(encoding="utf-8")) == lineage
+    assert first["base"] in (folder / second["result"] / "README.md").read_text(encoding="utf-8")
+    assert f"dpo of the model of sft {first['training'][:8]}" in espalier("train", "show").output
+    assert "is sound" in espalier("verify", "--no-prompts").output
+
+
 def test_a_dry_run_says_what_would_be_trained_and_keeps_nothing(espalier: Espalier, ready: str) -> None:
     facts = as_json(espalier("train", "dpo", "training.toml", "--run", ready[:8], "--dry-run", "--json"))
     assert (facts["steps"], facts["state"]) == (4, None)

@@ -128,18 +128,26 @@ def _train(
         raise click.UsageError("one training at a time runs in the background: train sft, and dpo when it is done")
     documents: list[dict[str, Any]] = []
     code = 0
+    start = {} if adapter is None else {"start": adapter}
     for kind in kinds:
-        start = {"start": adapter} if adapter is not None else {}
         document, code = _one(kind, config, {**chosen, **start}, store_path, flat, dry_run, detach, as_json)
         documents.append(document)
         if code or (dry_run and len(kinds) > 1):
             break
-        adapter = document.get("adapter")
+        start = _from_there(document)
     if as_json:
         say_json(documents[0] if len(kinds) == 1 else documents)
     elif dry_run and len(kinds) > 1:
-        say("\nthe DPO training will go on from the adapter that this one makes")
+        say("\nthe DPO training will go on from what this one makes")
     return code
+
+
+def _from_there(document: Mapping[str, Any]) -> dict[str, str]:
+    """What has the next training begin with what this one made: its adapter, or a model trained whole."""
+    adapter, result = document.get("adapter"), document.get("result")
+    if adapter is not None:
+        return {"start": adapter}
+    return {} if result is None else {"base": result}
 
 
 def _one(

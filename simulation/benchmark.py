@@ -23,11 +23,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from agents.models.protocol import Model, ModelIdentity
+from agents.models.protocol import Model
 from simulation.benchmark_config import BenchmarkConfig, CasesConfig
 from simulation.cast import Cast, load_prompts, make_cast
 from simulation.lineage import Seen, refuse_alike, refuse_known, seen_by
-from simulation.metrics import Array, Table
+from simulation.metrics import ALPHA, Array, Table, cases_needed, least_p
 from simulation.personas import held_out_personalities, held_out_profiles
 from simulation.runs import Persona, Planned, begin, plan_run, read_people
 from trees.errors import NotFound, SetupError
@@ -202,27 +202,29 @@ def lineage_of(store: Store | None, cast: Cast) -> Seen:
     return seen_by(store, cast.models[name].identity, cast.config.models[name])
 
 
-def kinship(cast: Cast) -> list[str]:
-    """Warnings: a judge or a simulated person that is the model under test, or of its family."""
-    tested = cast.roles[RESPONDER].models[0]
-    mine = cast.models[tested].identity
-    if mine.backend == "scripted":
+def kinship(identity: Mapping[str, Any]) -> list[str]:
+    """Warnings: a judge or a simulated person that is the model under test, or of its family. Of a run's identity."""
+    play, models, prompts = identity["play"], identity["models"], identity["prompts"]
+    mine = models[_tested(identity)]
+    if mine["backend"] == "scripted":
         return []
+    places = {"user": play["user"], **{f"judge.{name}": judge for name, judge in play["judges"].items()}}
     found = []
-    for place, role in cast.roles.items():
-        if place in (RESPONDER, "inducer"):
-            continue
-        for name in role.models if place in cast.prompts else ():
-            theirs = cast.models[name].identity
-            if theirs.model == mine.model:
+    for place, role in places.items():
+        names = (*role["models"], *([role["model"]] if role["model"] else [])) if place in prompts else ()
+        for name in names:
+            theirs = models[name]
+            if theirs["model"] == mine["model"]:
                 found.append(f"{place} asks the same weights as the model under test ({name}): it may prefer its own")
-            elif _family(theirs) == _family(mine):
-                found.append(f"{place} ({name}) and the model under test look like kin ({_family(mine)})")
+            elif family(theirs["model"]) == family(mine["model"]):
+                found.append(f"{place} ({name}) and the model under test look like kin ({family(mine['model'])})")
     return found
 
 
-def _family(identity: ModelIdentity) -> str:
-    return family(identity.model)
+def _tested(identity: Mapping[str, Any]) -> str:
+    """Name of the model under test, of a run's identity."""
+    name: str = identity["play"]["responders"][RESPONDER.removeprefix("responder.")]["model"]
+    return name
 
 
 # ---- reading
@@ -290,26 +292,53 @@ def _result(
 
 def notes_of(store: Store, found: Sequence[Result]) -> list[str]:
     """What a reader of the figures should know of what was measured."""
-    notes = []
-    if any(len(result.table.scores) == 1 for result in found):
-        notes.append("a single case: no figure has an interval, and no difference can be called one")
-    identities = {result.model: _tested_identity(store.run(result.run_id)) for result in found}
-    for (a, mine), (b, theirs) in combinations(identities.items(), 2):
-        if mine["backend"] == theirs["backend"] == "scripted" or mine["model"] != theirs["model"]:
-            continue
-        if mine["template"] != theirs["template"]:
-            notes.append(
-                f"{a} and {b} are the same weights under other chat templates ({mine['template'][:8]} and "
-                f"{theirs['template'][:8]}): what differs may be the template"
-            )
-    return notes
+    identities = {result.model: store.run(result.run_id).identity for result in found}
+    tests = tests_among(len(found), found[0].table.scores.shape[1]) if found else 0
+    few = too_few(_cases_compared(found), tests) if tests else None
+    return [
+        *(["a single case: no figure has an interval, and no difference can be called one"] if _single(found) else []),
+        *([few] if few is not None and not _single(found) else []),
+        *(f"{model}: {warning}" for model, identity in identities.items() for warning in kinship(identity)),
+        *_templates({model: identity["models"][_tested(identity)] for model, identity in identities.items()}),
+    ]
 
 
-def _tested_identity(run: RunRow) -> Mapping[str, str]:
-    """Of the model under test in a run."""
-    name = run.identity["play"]["responders"][RESPONDER.removeprefix("responder.")]["model"]
-    identity: Mapping[str, str] = run.identity["models"][name]
-    return identity
+def tests_among(models: int, turns: int) -> int:
+    """How many tests are made together: of each two models the means, and the slopes where there are any."""
+    return models * (models - 1) // 2 * min(turns, 2)
+
+
+def too_few(cases: int, tests: int) -> str | None:
+    """That so few cases can tell no difference in so many tests, and how many could; None if they can."""
+    least = least_p(cases, tests)
+    if least <= ALPHA:
+        return None
+    needed = cases_needed(tests)
+    corrected = f", corrected for {tests} tests" if tests > 1 else ""
+    could = "" if needed is None else f"; from {needed} cases on one could be"
+    return f"with {cases} cases the smallest p there can be is {least:.3g}{corrected}: no difference can be told{could}"
+
+
+def _single(found: Sequence[Result]) -> bool:
+    return any(len(result.table.scores) == 1 for result in found)
+
+
+def _cases_compared(found: Sequence[Result]) -> int:
+    """Of the two models that have most in common; while one is still measured, all cases."""
+    if any(result.state != "finished" for result in found):
+        return max(len(result.table.scores) for result in found)
+    return max(int(np.isfinite(a.table.scores - b.table.scores).any(axis=1).sum()) for a, b in combinations(found, 2))
+
+
+def _templates(identities: Mapping[str, Mapping[str, str]]) -> list[str]:
+    return [
+        f"{a} and {b} are the same weights under other chat templates ({mine['template'][:8]} and "
+        f"{theirs['template'][:8]}): what differs may be the template"
+        for (a, mine), (b, theirs) in combinations(identities.items(), 2)
+        if not mine["backend"] == theirs["backend"] == "scripted"
+        and mine["model"] == theirs["model"]
+        and mine["template"] != theirs["template"]
+    ]
 
 
 def latest(repeats: Array) -> Array:

@@ -348,6 +348,19 @@ def sign_flip_p(differences: Array, *, flips: int = FLIPS, seed: int = SEED) -> 
     return float((as_large.sum() + 1) / (flips + 1))
 
 
+def least_p(cases: int, tests: int = 1) -> float:
+    """The smallest p that `sign_flip_p` can give of so many cases, after `holm` for so many tests.
+
+    Only the signs as they are and all of them turned round give as large a mean: 2 of 2^n, so 0.125 for four cases.
+    """
+    return min(1.0, tests * max(2.0 ** (1 - cases), 1 / (FLIPS + 1)))
+
+
+def cases_needed(tests: int = 1) -> int | None:
+    """The fewest cases with which a difference can be called one in so many tests; None if no number is enough."""
+    return next((cases for cases in range(1, 64) if least_p(cases, tests) <= ALPHA), None)
+
+
 def holm(ps: Sequence[float | None]) -> list[float | None]:
     """p-values corrected for having made several tests (Holm, Scand. J. Stat. 6, 1979); None stays None."""
     order = sorted((p, place) for place, p in enumerate(ps) if p is not None)

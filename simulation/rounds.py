@@ -21,7 +21,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from agents.overrides import as_word
-from simulation.benchmark import Result, find_benchmark, results
+from simulation.benchmark import Result, find_benchmark, results, too_few
 from simulation.metrics import Estimate, compare, different, summarise
 from simulation.rounds_config import Objective, Rounds
 from trees.errors import SetupError
@@ -102,8 +102,16 @@ def next_step(plan: Rounds, rows: Sequence[StepRow]) -> Step | Over:
                 return Step(round_, place, kind, tuple(_words(plan, round_, kind, rows)))
         known = standing(plan, [row for row in rows if row.round <= round_])
         if 0 < plan.config.patience <= known.without_gain:
-            return Over(f"{_rounds(known.without_gain)} not above {known.best}, after round {round_}")
-    return Over(f"all {plan.config.rounds} rounds are done")
+            reason = f"{_rounds(known.without_gain)} not above {known.best}, after round {round_}"
+            return Over(reason + _whether_told(rows))
+    return Over(f"all {plan.config.rounds} rounds are done{_whether_told(rows)}")
+
+
+def _whether_told(rows: Sequence[StepRow]) -> str:
+    """Of the last comparison: that it had too few cases to come out in any way but one."""
+    compared = [row.figures for row in rows if row.kind == "benchmark" and "outcome" in row.figures]
+    few = too_few(compared[-1]["cases"], 1) if compared and "cases" in compared[-1] else None
+    return "" if few is None else f"; {few}"
 
 
 def standing(plan: Rounds, rows: Sequence[StepRow]) -> Standing:
@@ -375,7 +383,8 @@ def _against(mine: Result, best: Result) -> dict[str, Any]:
     assert not told or one.mean.value is not None
     gained = one.mean.value is not None and one.mean.value > 0
     outcome = ("gain" if gained else "loss") if told else "same"
-    return {"against": best.model, "difference": _figure(one.mean), "p": one.p_mean, "outcome": outcome}
+    found = {"against": best.model, "difference": _figure(one.mean), "p": one.p_mean, "outcome": outcome}
+    return {**found, "cases": one.cases}
 
 
 def _figure(figure: Estimate) -> dict[str, float | None]:

@@ -24,10 +24,9 @@ HEIGHT = 12
 MARKS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
-def document(
-    benchmark: tuple[str, str, str, int], judge: str, found: Sequence[Result], notes: Sequence[str] = ()
-) -> dict[str, Any]:
+def document(store: Store, benchmark: tuple[str, str, str, int], judge: str, found: Sequence[Result]) -> dict[str, Any]:
     """Everything that is known of a benchmark by one judge."""
+    from simulation.benchmark import notes_of
     from simulation.metrics import summarise
 
     summaries = [summarise(result.table) for result in found]
@@ -40,7 +39,7 @@ def document(
         "models": [_entry(result, summary) for result, summary in zip(found, summaries, strict=True)],
         "gap_closed": _gaps(found, summaries),
         "comparisons": comparisons(found),
-        "notes": list(notes),
+        "notes": notes_of(store, found),
     }
 
 

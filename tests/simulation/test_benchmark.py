@@ -32,6 +32,7 @@ from simulation.benchmark import (
     results,
     rows_of,
     start,
+    too_few,
 )
 from simulation.benchmark_config import GENERIC, BenchmarkConfig, CasesConfig, load_benchmark, sample
 from simulation.cast import open_models
@@ -45,6 +46,7 @@ from trees.pairs import Dropped, make_filter, targets, weigh_turns
 from trees.store import Store
 from trees.verify import USE_COLUMNS, use_from_row, verify
 from trees.writes import keep_profile
+from tui.benchview import document
 
 BASE: dict[str, Any] = {
     "turns": 3,
@@ -387,5 +389,49 @@ async def test_the_same_weights_under_other_templates_are_said_to_be_so(store_pa
         )
     with Store.read(store_path) as store:
         found = results(store, find_benchmark(store, None)[0], "p", 1)
-        (note,) = notes_of(store, found)
+        *_, note = notes_of(store, found)
     assert note.startswith("base and new are the same weights under other chat templates (aaaaaaaa and bbbbbbbb)")
+
+
+class Named(ScriptedModel):
+    """Says that it is other weights than a script."""
+
+    @property
+    def identity(self) -> ModelIdentity:
+        return ModelIdentity("openai", self._variant)
+
+
+async def test_kin_of_a_model_under_test_are_told_with_the_figures(store_path: Path) -> None:
+    named = {"model": "Qwen/Qwen2.5-7B", "other": "Qwen/Qwen2.5-72B"}
+    others = {name: Named(name, ScriptedConfig(kind="scripted", variant=said)) for name, said in named.items()}
+    config = config_of(tested={"base": {"model": "model"}, "same": {"model": "other"}}, cases={"count": 2}, turns=1)
+    for name in config.tested:
+        await measure(store_path, config, name, others)
+    with Store.read(store_path) as store:
+        benchmark = find_benchmark(store, None)
+        notes = document(store, benchmark, "points", results(store, benchmark[0], "points", 1))["notes"]
+    assert any(note.startswith("base: judge.points (other) and the model under test") for note in notes)
+    assert any(note.startswith("base: user (other) and the model under test") for note in notes)
+    assert any(note.startswith("same: judge.points asks the same weights") for note in notes)
+
+
+async def test_so_few_cases_that_nothing_can_be_told_are_said_to_be_so(store_path: Path) -> None:
+    config = config_of(tested={"base": {"model": "model"}, "told": {"model": "model", "how": "told"}}, turns=2)
+    few = config.model_copy(update={"cases": CasesConfig(count=4)})
+    for name in config.tested:
+        await measure(store_path, few, name)
+    with Store.read(store_path) as store:
+        found = results(store, find_benchmark(store, None)[0], "points", 2)
+        (note,) = notes_of(store, found)
+    assert note == (
+        "with 4 cases the smallest p there can be is 0.25, corrected for 2 tests: no difference can be told; "
+        "from 7 cases on one could be"
+    )
+    # However far apart they are, it is so.
+    apart = replace(found[1], table=replace(found[1].table, scores=found[0].table.scores + 3.0))
+    one = compare(apart.table, found[0].table)
+    assert one.held_mean is not None
+    assert one.held_mean >= 0.2
+    assert too_few(7, 2) is None
+    with Store.read(store_path) as store:
+        assert notes_of(store, found[:1]) == [], "one model alone is compared with nothing"

@@ -48,6 +48,8 @@ def test_a_benchmark_from_file_to_figures(espalier: Espalier, folder: Path) -> N
     planned = as_json(espalier("bench", "run", "bench.toml", "--dry-run", "--json"))
     assert (planned["cases"], [m["model"] for m in planned["models"]]) == (6, ["base", "floor", "told"])
     assert not (folder / "espalier.db").exists()
+    (note,) = planned["notes"]
+    assert "with 6 cases the smallest p there can be is 0.188, corrected for 6 tests" in note
 
     measured = as_json(espalier("bench", "run", "bench.toml", "--json"))
     assert [m["model"] for m in measured["models"]] == ["base", "floor", "told"]
@@ -61,6 +63,8 @@ def test_a_benchmark_from_file_to_figures(espalier: Espalier, folder: Path) -> N
 
     shown = espalier("bench", "show").stdout
     assert "A base  B floor  C told" in shown
+    assert measured["notes"] == [note]
+    assert note in " ".join(shown.split())
     assert "mean" in shown
 
     one = as_json(espalier("bench", "compare", "base", "told", "--json"))

@@ -145,6 +145,7 @@ def test_a_benchmarks_report_on_a_page_a_terminal_and_as_pictures(espalier: Espa
 
     seen = read_page(folder / "bench.html")
     assert "not distinguishable" in seen.text
+    assert f"Note: {facts['notes'][0]}." in seen.text
     assert best[0]["turns"][0][0]["reply"] in seen.text
     said = espalier("report", "trial").output
     assert "not distinguishable" in said

@@ -20,6 +20,7 @@ import torch
 from click.testing import CliRunner
 
 from agents.rerender import Rerender
+from simulation.benchmark import too_few
 from simulation.rounds import Over, next_step, standing
 from simulation.rounds_config import load_rounds, samples
 from tests.support.command_line import Espalier, as_json, spawn
@@ -123,7 +124,9 @@ def test_two_rounds_from_files_to_a_timeline(unbroken: Path, monkeypatch: pytest
     facts = json.loads(CliRunner().invoke(main, ["rounds", "show", "--json"]).stdout)
     assert [(line["round"], line["step"]) for line in facts["timeline"]] == STEPS
     assert {line["standing"] for line in facts["timeline"]} == {"done"}
-    assert (facts["state"], facts["reason"]) == ("finished", "all 2 rounds are done")
+    assert facts["state"] == "finished"
+    said = "all 2 rounds are done; with 3 cases the smallest p there can be is 0.25: no difference can be told"
+    assert facts["reason"].startswith(said)
     by_step = {(step["round"], step["kind"]): step for step in facts["steps"]}
     with Store.read(unbroken / "espalier.db") as store:
         roles = "SELECT DISTINCT role FROM nodes n JOIN trees t ON t.id = n.tree_id WHERE t.run_id = ? ORDER BY 1"
@@ -306,6 +309,7 @@ def test_a_dry_run_asks_no_model_and_keeps_nothing(made_base: Path, espalier: Es
     assert "'tiny' learns" in said
     assert "3 trees, 3 replies a turn" in said
     assert "No model was asked for text" in said
+    assert "from 6 cases on one could be, so no round can be above another" in " ".join(said.split())
     assert not (folder / "espalier.db").exists()
 
 
@@ -339,6 +343,7 @@ def test_the_sample_is_valid_and_is_written_once_beside_what_is_there(espalier: 
     assert (folder / "bench.toml").read_text(encoding="utf-8") == samples()["bench.toml"]
     plan = load_rounds(folder / "mine.toml")
     assert (plan.learner, plan.baseline, plan.run.personas.count) == ("small", "base", 4)
+    assert too_few(plan.bench.cases.count, 1) is None, "a round can be a gain"
     espalier("rounds", "init", "mine.toml", exit_code=3)
 
 

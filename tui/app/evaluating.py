@@ -121,7 +121,8 @@ def read_evaluation(store: Store, line: BenchLine) -> Evaluation:
     from simulation.benchmark import results
 
     found = results(store, line.id, line.judge, line.turns)
-    return Evaluation(line, tuple(found), document((line.id, line.name, line.judge, line.turns), line.judge, found))
+    shown = document(store, (line.id, line.name, line.judge, line.turns), line.judge, found)
+    return Evaluation(line, tuple(found), shown)
 
 
 def read_cases(store: Store, base: Result | None, tried: Result, turn: int | None) -> list[CaseLine]:
@@ -210,11 +211,11 @@ def in_words(evaluation: Evaluation, base: str | None, tried: str | None) -> lis
 
 
 def caveats(evaluation: Evaluation, model: str | None) -> list[Line]:
-    """What one must know of a model's figures: what is missing, unequal, or unsteady."""
+    """What one must know of a model's figures: what is missing, unequal, or unsteady, and what holds for all."""
     row = next((m for m in evaluation.shown["models"] if m["model"] == model), None)
     if row is None:
         return []
-    lines: list[Line] = []
+    lines: list[Line] = [(Span(one_line(note, 240), "yellow"),) for note in evaluation.shown["notes"]]
     if not row["equal_n"]:
         lines.append((Span(f"unequal n by turn: {' '.join(map(str, row['n']))}", "yellow"),))
     lines += [

@@ -193,13 +193,13 @@ def leaks(prefix: str | None, as_json: bool, store_path: Path) -> None:
 @store_option
 def export(file: Path, prefix: str | None, judge: str | None, store_path: Path) -> None:
     """Write every score to FILE: CSV, or JSON with all figures if its name ends in .json."""
-    from simulation.benchmark import notes_of, rows_of
+    from simulation.benchmark import rows_of
     from trees.store import Store
     from tui.benchview import document
 
     with Store.read(store_path) as store:
         benchmark, name, found = _results(store, prefix, judge)
-        shown = document(benchmark, name, found, notes_of(store, found))
+        shown = document(store, benchmark, name, found)
     rows = [row for result in found for row in rows_of(result)]
     try:
         if file.suffix == ".json":
@@ -263,7 +263,7 @@ async def _measure(
                 "pool, and paraphrases are found then",
                 stderr=True,
             )
-        for warning in kinship(measured.planned.cast):
+        for warning in kinship(measured.planned.cast.identity()):
             say(f"warning: {warning}", stderr=True)
         if row.state == "finished" and not retry_failed:
             return measured.benchmark_id, None
@@ -286,7 +286,7 @@ async def _measure(
 async def _dry_run(
     config: BenchmarkConfig, names: tuple[str, ...], folder: Path, store_path: Path, *, as_json: bool
 ) -> None:
-    from simulation.benchmark import cases_of, kinship, lineage_of, plan
+    from simulation.benchmark import cases_of, kinship, lineage_of, plan, tests_among, too_few
     from simulation.cast import close_models, open_models
     from simulation.estimate import estimate
     from simulation.lineage import refuse_known
@@ -305,12 +305,14 @@ async def _dry_run(
                 if store is not None:
                     refuse_known(store, people, seen, name)
                 whole = estimate(cast, people).rows[-1].as_dict()
-                told = {"model": name, "how": measured.how, "lineage": seen.words, "warnings": kinship(cast)}
+                told = {"model": name, "how": measured.how, "lineage": seen.words, "warnings": kinship(cast.identity())}
                 plans.append({**told, **whole})
             finally:
                 await close_models(models)
+    few = too_few(len(people), tests_among(len(plans), config.turns)) if len(plans) > 1 else None
+    notes = [few] if few is not None else []
     if as_json:
-        say_json({"cases": len(people), "turns": config.turns, "models": plans})
+        say_json({"cases": len(people), "turns": config.turns, "models": plans, "notes": notes})
         return
     say(f"{len(people)} cases of {config.turns} turns for each of {len(plans)} models:")
     for one in plans:
@@ -320,6 +322,8 @@ async def _dry_run(
         say(f"  {what}: {low} to {high} calls, {least} to {most} tokens read")
         for warning in one["warnings"]:
             say(f"    warning: {warning}")
+    for note in notes:
+        say(f"note: {note}")
     if config.situations:
         say(f"situations, dealt to the cases in turn: {', '.join(situation.name for situation in config.situations)}")
     say("No model was asked for text.")
@@ -336,13 +340,12 @@ def _results(
 
 
 def _document(prefix: str | None, judge: str | None, store_path: Path) -> dict[str, Any]:
-    from simulation.benchmark import notes_of
     from trees.store import Store
     from tui.benchview import document
 
     with Store.read(store_path) as store:
         benchmark, name, found = _results(store, prefix, judge)
-        return document(benchmark, name, found, notes_of(store, found))
+        return document(store, benchmark, name, found)
 
 
 def _show(prefix: str | None, judge: str | None, store_path: Path, as_json: bool) -> None:

@@ -192,10 +192,12 @@ def _keep(plan: Rounds, store_path: Path) -> None:
 
 def _dry_run(plan: Rounds, store_path: Path, *, as_json: bool) -> None:
     """What each kind of step would take. Each is asked as the command that will do it, with --dry-run."""
+    from simulation.benchmark import too_few
     from simulation.rounds import dry_words, kinds_of
     from tui.rounds import facts_of
 
     asked = {name: facts_of(words, store_path) for name, words in dry_words(plan).items()}
+    few = too_few(asked["measuring"]["cases"], 1)
     document = {
         "rounds": plan.id,
         "name": plan.config.name,
@@ -203,6 +205,7 @@ def _dry_run(plan: Rounds, store_path: Path, *, as_json: bool) -> None:
         "steps": {str(round_): list(kinds_of(plan, round_)) for round_ in range(min(plan.config.rounds, 2) + 1)},
         "learner": plan.learner,
         "baseline": plan.baseline,
+        "notes": [] if few is None else [f"{few}, so no round can be above another"],
         **asked,
     }
     if as_json:
@@ -227,6 +230,8 @@ def _say_dry_run(plan: Rounds, document: dict[str, Any]) -> None:
     for model in measured["models"]:
         for warning in model["warnings"]:
             say(f"warning: {model['model']}: {warning}")
+    for note in document["notes"]:
+        say(f"note: {note}")
     if (base := str(plan.training.get("base", "embedded"))) != str(
         getattr(plan.run.models[plan.learner], "path", base)
     ):

@@ -33,7 +33,7 @@ def facts(store: Store, benchmark: tuple[str, str, str, int], judge: str, found:
 
     readings = {result.model: read_run(store, result.run_id, benchmark[3]) for result in found}
     return {
-        **document(benchmark, judge, found),
+        **document(store, benchmark, judge, found),
         "readings": {
             model: {"leaks": [rate(r) for r in each.leaks], "uptake": [rate(r) for r in each.uptake]}
             for model, each in readings.items()
@@ -175,6 +175,14 @@ def _levels(found: Mapping[str, Any]) -> Iterator[Block]:
         "discards its size. In brackets: 95 % intervals for new profiles and new personalities.",
         "quiet",
     )
+
+    yield from notes_in(found)
+
+
+def notes_in(found: Mapping[str, Any]) -> Iterator[Block]:
+    """What one must know to read the figures."""
+    for note in found["notes"]:
+        yield Words(f"Note: {note}.", "warn")
 
 
 def _comparisons(found: Mapping[str, Any]) -> Iterator[Block]:

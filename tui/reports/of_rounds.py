@@ -17,7 +17,7 @@ from trees.store import Store
 from tui.benchview import bracketed, document
 from tui.console import duration
 from tui.reports.blocks import Block, Code, Facts, Folded, Picture, Report, Section, Table, Words
-from tui.reports.of_bench import curves_of
+from tui.reports.of_bench import curves_of, notes_in
 from tui.reports.plots import Curve, Lines, Point
 from tui.rounds import shown_words
 from tui.roundsview import rounds_facts
@@ -42,7 +42,7 @@ def _document(store: Store, benchmark_id: str) -> dict[str, Any]:
     from simulation.benchmark import find_benchmark, results
 
     benchmark = find_benchmark(store, benchmark_id)
-    return document(benchmark, benchmark[2], results(store, benchmark[0], benchmark[2], benchmark[3]))
+    return document(store, benchmark, benchmark[2], results(store, benchmark[0], benchmark[2], benchmark[3]))
 
 
 def report(found: Mapping[str, Any]) -> Report:
@@ -74,6 +74,7 @@ def _levels(found: Mapping[str, Any]) -> Iterator[Block]:
     for each in found["benchmarks"]:
         plot = replace(curves_of(each), name=f"alignment-{each['benchmark'][:8]}")
         yield Picture(plot, "Every model that was measured, by turn, with 95 % intervals.")
+        yield from notes_in(each)
     rows = [
         (str(step["round"]), bracketed(dict(step["figures"]["mean"])), _against(step["figures"])) for step in measured
     ]

@@ -82,7 +82,7 @@ async def test_evaluation_at_each_size(
 async def test_the_screen_has_the_figures_of_bench_show(opening: Opening, measured: Path) -> None:
     with Store.read(measured) as store:
         benchmark = find_benchmark(store, None)
-        shown = document(benchmark, "points", results(store, benchmark[0], "points", benchmark[3]))
+        shown = document(store, benchmark, "points", results(store, benchmark[0], "points", benchmark[3]))
     async with read(opening) as driven:
         screen = evaluation(driven)
         assert screen.evaluation is not None
@@ -93,6 +93,7 @@ async def test_the_screen_has_the_figures_of_bench_show(opening: Opening, measur
         text = driven.text()
         one = shown["comparisons"][0]
         assert one["words"][0] in text
+        assert "with 6 cases the smallest p there can be is" in text
         assert f"p {one['held_mean']:.4f} (Holm)" in text
         await driven.press("y")
         assert "turn" in driven.app.clipboard

@@ -244,6 +244,12 @@ def find_benchmark(store: Store, prefix: str | None) -> tuple[str, str, str, int
     return found
 
 
+def runs_measured(store: Store, benchmark_id: str) -> list[str]:
+    """The runs of a benchmark, in the order measured."""
+    sql = "SELECT b.run_id FROM benchmark_runs b JOIN runs r ON r.id = b.run_id WHERE b.benchmark_id = ?"
+    return [row[0] for row in store.rows(f"{sql} ORDER BY r.created_at, r.id", (benchmark_id,))]
+
+
 def results(store: Store, benchmark_id: str, judge: str, turns: int) -> list[Result]:
     """Every model's scores by one judge, in the order measured. Raises NotFound for a judge that scored nothing."""
     sql = """

@@ -10,19 +10,20 @@ the same turn stays beside the earlier one and counts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from string import ascii_uppercase
 from typing import Literal
 
+from agents.judges.points import FIGURES
 from agents.judges.verdicts import judgement_id
 from trees.errors import EspalierError
 from trees.ids import digest_of
 from trees.jobs import whoami
 from trees.store import Store
 from trees.tree import ConversationTree
-from trees.values import Judgement, Node, Presentation, Verdict
+from trees.values import Judgement, Node, Presentation, Score, Verdict
 from trees.writes import in_one, keep_judge, keep_judgement, keep_operation
 
 KIND = "human"
@@ -111,11 +112,43 @@ def _verdicts(order: Sequence[Node], said: str) -> tuple[Verdict, ...]:
     return tuple(Verdict(picked.id, reply.id, "win" if reply.digest != picked.digest else "tie") for reply in others)
 
 
+def points(person: Person, user: Node, reply: Node, said: str, repeat: int = 0) -> Judgement:
+    """The judgement of a reply that was given points: a figure from 1 to 5. Raises CannotVote."""
+    if said not in FIGURES:
+        raise CannotVote(f"{said!r} is no number of points", hint=f"Points are {FIGURES[0]} to {FIGURES[-1]}.")
+    shown = Presentation((reply.id,), None, said, label=said)
+    score = Score(reply.id, "points", float(said))
+    made = judgement_id(user.id, person.id, repeat)
+    return Judgement(made, user.id, person.id, repeat, (reply.id,), (shown,), (score,))
+
+
+def unrated(tree: ConversationTree, person: Person, *, again: bool = False) -> list[tuple[Node, Node]]:
+    """Messages with the reply to each that this person has given no points (`again`: all that there are), in order."""
+    return [
+        (user, reply)
+        for user, replies in tree.turns()
+        for reply in replies
+        if reply.operation_id is None and (again or tree.judgement_of(user.id, person.id, reply.id) is None)
+    ]
+
+
+def keep_points(store: Store, run_id: str, person: Person, user: Node, reply: Node, said: str) -> Judgement:
+    """Keep the points of a reply in one transaction; returns their judgement. Raises CannotVote or StoreError."""
+    return _keep(store, run_id, person, user, said, lambda repeat: points(person, user, reply, said, repeat))
+
+
 def keep_vote(store: Store, run_id: str, person: Person, user: Node, replies: Sequence[Node], said: str) -> Judgement:
     """Keep a vote in one transaction; returns its judgement. Raises CannotVote or StoreError."""
+    return _keep(store, run_id, person, user, said, lambda repeat: judged(person, user, replies, said, repeat))
+
+
+def _keep(
+    store: Store, run_id: str, person: Person, user: Node, said: str, make: Callable[[int], Judgement]
+) -> Judgement:
+    """Keep what a person said of a turn, which `make` makes a judgement of, given how often they did before."""
     with store.transaction():
         repeats = "SELECT count(*) FROM judgements WHERE node_id = ? AND judge_id = ?"
-        made = judged(person, user, replies, said, int(store.rows(repeats, (user.id, person.id))[0][0]))
+        made = make(int(store.rows(repeats, (user.id, person.id))[0][0]))
         numbers = "SELECT count(*) FROM operations WHERE node_id = ? AND kind = 'vote'"
         number = int(store.rows(numbers, (user.id,))[0][0]) + 1
         args = {"judge": person.name, "judgement": made.id, "said": said}

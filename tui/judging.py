@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,24 +40,71 @@ class Tally:
     """Turns of the run that this person has not voted on."""
 
 
-class Ballots:
-    """One session at the terminal."""
+class Sitting:
+    """A person at the terminal, to whom conversations are shown and who is asked about them."""
 
-    def __init__(self, store: Store, run_id: str, person: Person, *, again: bool = False, stderr: bool = False) -> None:
+    def __init__(self, store: Store, person: Person, tally: Tally, *, stderr: bool = False) -> None:
         self._store = store
         self._person = person
-        self._again = again
         self._stderr = stderr
         self._shown: set[str] = set()
         """Messages that stand on the terminal already."""
-        self.tally = Tally(run_id, person.name)
+        self.tally = tally
+
+    def say(self, lines: Iterable[Line]) -> None:
+        say_lines(lines, stderr=self._stderr)
+
+    def tell(self, text: str) -> None:
+        say(text, stderr=self._stderr)
+
+    def read(self, prompt: str) -> str:
+        """A line. Raises Leave for `q`, and EOFError or KeyboardInterrupt for whoever leaves otherwise."""
+        print(prompt, end="", file=sys.stderr if self._stderr else sys.stdout, flush=True)
+        word = input().strip()
+        if word == "q":
+            raise Leave
+        return word
+
+    def heading(self, title: str, row: TreeRow) -> Iterator[Line]:
+        """Whose conversation comes now."""
+        yield ()
+        yield (Span(title, "bold"),)
+        for name, text in halves(self._store, row):
+            yield from self.block(f"{name:<12} ", "bold", text)
+
+    def before(self, tree: ConversationTree, user: Node) -> Iterator[Line]:
+        """What was said up to a message, without what stands on the terminal already."""
+        yield ()
+        for node in tree.path(user.id):
+            if node.id not in self._shown:
+                self._shown.add(node.id)
+                yield from self.block("user         " if node.speaker == "user" else "reply        ", "dim", node.text)
+
+    def block(self, name: str, style: str, text: str) -> Iterator[Line]:
+        """A text under a name, wrapped."""
+        width = min(console(stderr=self._stderr).width, 100)
+        first, *rest = wrapped(text, max(width - len(name), 20))
+        yield (Span(name, style), Span(first))
+        for line in rest:
+            yield (Span(" " * len(name)), Span(line))
+
+    def has_shown(self, node: Node) -> None:
+        self._shown.add(node.id)
+
+
+class Ballots(Sitting):
+    """Votes on the turns of a run."""
+
+    def __init__(self, store: Store, run_id: str, person: Person, *, again: bool = False, stderr: bool = False) -> None:
+        super().__init__(store, person, Tally(run_id, person.name), stderr=stderr)
+        self._again = again
 
     def run(self) -> Tally:
         """Ask turn after turn until all are voted on, or the person leaves."""
         tally = self.tally
         tally.left = turns_owed(self._store, tally.run, self._person)
-        say(f"{tally.left} turns wait for a vote of {tally.judge!r}; {HELP}", stderr=self._stderr)
-        with contextlib.suppress(EOFError, KeyboardInterrupt, _Leave):
+        self.tell(f"{tally.left} turns wait for a vote of {tally.judge!r}; {HELP}")
+        with contextlib.suppress(EOFError, KeyboardInterrupt, Leave):
             for row in self._store.trees(tally.run):
                 self._tree(row)
         tally.left = turns_owed(self._store, tally.run, self._person)
@@ -68,16 +115,14 @@ class Ballots:
         turns = [turn for turn in tree.turns() if votable(turn[1])] if self._again else owed(tree, self._person)
         for number, (user, replies) in enumerate(turns):
             if number == 0:
-                self._say(self._heading(row))
-            self._say(self._turn(tree, user, replies))
+                self.say(self.heading(f"tree {row.id[:8]}", row))
+            self.say(self._turn(tree, user, replies))
             self._ask(user, replies)
 
     def _ask(self, user: Node, replies: list[Node]) -> None:
         letters = LETTERS[: len(replies)]
         while True:
-            word = self._read(f"{letters[0]}-{letters[-1]} = b s q> ")
-            if word == "q":
-                raise _Leave
+            word = self.read(f"{letters[0]}-{letters[-1]} = b s q> ")
             if word == "s":
                 self.tally.skipped += 1
                 return
@@ -86,43 +131,16 @@ class Ballots:
                 keep_vote(self._store, self.tally.run, self._person, user, replies, said)
                 self.tally.voted += 1
                 return
-            say(f"{word!r} is no vote: {HELP}", stderr=self._stderr)
-
-    def _read(self, prompt: str) -> str:
-        print(prompt, end="", file=sys.stderr if self._stderr else sys.stdout, flush=True)
-        return input().strip()
-
-    def _say(self, lines: Iterator[Line]) -> None:
-        say_lines(lines, stderr=self._stderr)
-
-    @property
-    def _width(self) -> int:
-        return min(console(stderr=self._stderr).width, 100)
-
-    def _heading(self, row: TreeRow) -> Iterator[Line]:
-        yield ()
-        yield (Span(f"tree {row.id[:8]}", "bold"),)
-        for name, text in halves(self._store, row):
-            yield from self._block(f"{name:<12} ", "bold", text)
+            self.tell(f"{word!r} is no vote: {HELP}")
 
     def _turn(self, tree: ConversationTree, user: Node, replies: list[Node]) -> Iterator[Line]:
-        yield ()
-        for node in tree.path(user.id):
-            if node.id not in self._shown:
-                self._shown.add(node.id)
-                yield from self._block("user         " if node.speaker == "user" else "reply        ", "dim", node.text)
+        yield from self.before(tree, user)
         yield (Span(f"turn {user.turn}: which reply suits this person better?", "bold"),)
         for letter, reply in zip(LETTERS, shown_order(user, replies), strict=False):
-            yield from self._block(f"{letter}  ", "bold cyan", reply.text)
-
-    def _block(self, name: str, style: str, text: str) -> Iterator[Line]:
-        first, *rest = wrapped(text, max(self._width - len(name), 20))
-        yield (Span(name, style), Span(first))
-        for line in rest:
-            yield (Span(" " * len(name)), Span(line))
+            yield from self.block(f"{letter}  ", "bold cyan", reply.text)
 
 
-class _Leave(Exception):
+class Leave(Exception):
     """The person leaves."""
 
 

@@ -8,11 +8,13 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 from simulation.benchmark import find_benchmark
 from tests.support.command_line import Espalier, as_json, spawn
 from trees.store import Store
+from trees.verify import verify
 from tui.benchview import curves_so_far, plot
 from tui.canonical import canonical_run
 
@@ -190,3 +192,56 @@ def test_the_curve_is_drawn_while_models_are_measured(espalier: Espalier, folder
         assert line.startswith("base, AL by turn: ")
         assert drawn[-1].strip() == "A base"
         assert curves_so_far(store, benchmark[0], "nobody", 3, "base") == ["AL: no reply is scored yet"]
+
+
+def test_a_person_gives_points_blind_and_they_are_scores_as_any_judges(espalier: Espalier, folder: Path) -> None:
+    (folder / "bench.toml").write_text(BENCH.replace("count = 6", "count = 2"), encoding="utf-8")
+    espalier("bench", "run", "bench.toml", "--json")
+    due = 3 * 2 * 3
+    first = espalier("judge", "trial", "--judge", "human", stdin="5\n3\n9\n1\nq\n")
+    assert f"{due} replies wait for points of 'human'" in first.stdout
+    assert "'9' is no number of points" in first.stdout
+    assert f"3 points kept, 0 skipped, {due - 3} replies left" in first.stdout
+    for word in ("tested", "base", "floor", "told", "scripted", "points judge"):
+        assert word not in first.stdout.partition("points kept")[0], "it is blind"
+    with Store.read(folder / "espalier.db") as store:
+        sql = """
+        SELECT value, unit FROM scores s JOIN judgements j ON j.id = s.judgement_id JOIN judges g ON g.id = j.judge_id
+        WHERE g.name = 'human' ORDER BY value
+        """
+        assert store.rows(sql) == [(1.0, "points"), (3.0, "points"), (5.0, "points")]
+    second = as_json(espalier("judge", "trial", "--judge", "human", "--json", stdin="s\n" + "4\n" * (due - 4)))
+    assert (second["voted"], second["skipped"], second["left"]) == (due - 4, 1, 1)
+    espalier("judge", "trial", "--judge", "human", stdin="2\n")
+    shown = as_json(espalier("bench", "show", "--judge", "human", "--json"))
+    assert [(model["n"], model["missing"]) for model in shown["models"]] == [([2, 2, 2], {})] * 3
+    assert (shown["judge"], shown["unit"]) == ("human", "points")
+    levels = [level["value"] for model in shown["models"] for level in model["levels"]]
+    assert sum(levels) * 2 == 5 + 3 + 1 + 2 + 4 * (due - 4)
+
+    # Another person judges one run alone; their second opinion tells their noise.
+    run = shown["models"][0]["run"]
+    espalier("judge", run[:8], "--judge", "human.ada", stdin="3\n" * 6)
+    ada = as_json(espalier("bench", "show", "--judge", "human.ada", "--json"))
+    assert [model["n"] for model in ada["models"]] == [[2, 2, 2], [0, 0, 0], [0, 0, 0]]
+    assert ada["models"][0]["noise_floor"] is None
+    espalier("judge", run[:8], "--judge", "human.ada", "--again", stdin="3\n" * 5 + "5\n")
+    ada = as_json(espalier("bench", "show", "--judge", "human.ada", "--json"))
+    assert ada["models"][0]["noise_floor"] > 0
+    with Store.read(folder / "espalier.db") as store:
+        assert verify(store).clean
+    assert "no run begins with 'nothing'" in espalier("judge", "nothing", "--judge", "human", exit_code=2).stderr
+
+
+def test_whose_points_are_asked_tells_no_model(espalier: Espalier, folder: Path) -> None:
+    (folder / "bench.toml").write_text(BENCH.replace("count = 6", "count = 5"), encoding="utf-8")
+    espalier("bench", "run", "bench.toml", "--json")
+    stated = espalier("judge", "trial", "--judge", "human", stdin="3\n" * 45).stdout
+    with Store.read(folder / "espalier.db") as store:
+        of = {row.id: run.id for run in store.runs() for row in store.trees(run.id)}
+        kept = store.rows("SELECT node_id FROM operations WHERE kind = 'vote' ORDER BY at, id")
+        models = [of[store.tree_of(row[0])] for row in kept[::3]]
+    assert len(set(models)) == 3
+    changes = sum(a != b for a, b in pairwise(models))
+    assert changes > 3, "the models' conversations are shuffled"
+    assert not any(tree[:8] in stated for tree in of), "an id could be looked up"

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from trees.errors import SetupError
+from trees.errors import NotFound, SetupError
 from tui.console import is_plain, say, say_json, say_lines
 from tui.options import config_option, examples, json_option, set_option, store_option
 
@@ -74,10 +74,11 @@ def branch(node: str, text: str | None, count: int | None, turns: int | None, as
         "espalier judge 1a2b3c4d --judge likelihood --again",
         "espalier judge 1a2b3c4d --judge strict --config judges.toml",
         "espalier judge 1a2b3c4d --judge human",
+        "espalier judge trial --judge human.ada   # points for all replies of a benchmark",
         "espalier judge 1a2b3c4d --judge lookahead --set of=rating --set depth=2",
     )
 )
-@click.argument("run")
+@click.argument("run", metavar="RUN")
 @click.option(
     "--judge", "name", required=True, metavar="NAME", help="One of the run's judges, or of the file's; `human` is you."
 )
@@ -100,8 +101,9 @@ def judge(
     --config takes the judge from [judges.NAME] of another file, --set its fields from here; its model must be one of
     the run's. `lookahead` needs neither: it goes by the scores of the run's deciding judge, and looks again at turns
     under which more has grown. `human`, or `human.NAME` where several people judge, asks you: replies stand under
-    letters in a shuffled order, without who wrote them or what judges said. Every vote is kept at once; the same
-    command goes on with the turns that are left.
+    letters in a shuffled order, without who wrote them or what judges said. Of a benchmark (by id or name, or one of
+    its runs) each reply is asked about alone, for points from 1 to 5, the models' conversations shuffled. What you say
+    is kept at once; the same command goes on with what is left.
     """
     from simulation.votes import is_person
     from trees.store import Store
@@ -130,24 +132,52 @@ def judge(
             say(", ".join(f"{key} {row[key]}" for key in ("win", "tie", "both_bad", "unstable", "abstain", "pairs")))
 
 
-def _by_hand(run: str, name: str, again: bool, as_json: bool, store_path: Path) -> None:
-    """Have the person at the terminal judge, and say what came of it."""
+def _by_hand(word: str, name: str, again: bool, as_json: bool, store_path: Path) -> None:
+    """Have the person at the terminal judge a run, or give points in a benchmark, and say what came of it."""
     from dataclasses import asdict
 
     from simulation.votes import Person
-    from trees.store import Store
     from tui.judging import judge_by_hand
+    from tui.rating import rate_by_hand
 
-    with Store.read(store_path) as store:
-        run_id = store.find("runs", run)
-    tally = judge_by_hand(store_path, run_id, Person(name), again=again, stderr=as_json)
+    person = Person(name)
+    found, runs, benchmark = _judged_by_hand(word, store_path)
+    if benchmark is None:
+        tally = judge_by_hand(store_path, found, person, again=again, stderr=as_json)
+    else:
+        tally = rate_by_hand(store_path, found, runs, person, again=again, stderr=as_json)
     if as_json:
         say_json(asdict(tally))
         return
-    say(f"\n{tally.voted} votes kept, {tally.skipped} skipped, {tally.left} turns left")
+    kept, left = ("votes", "turns") if benchmark is None else ("points", "replies")
+    say(f"\n{tally.voted} {kept} kept, {tally.skipped} skipped, {tally.left} {left} left")
     if tally.left:
-        say(f"go on: espalier judge {run_id[:8]} --judge {name}")
-    say(f"how far judges agree with you: espalier status {run_id[:8]}")
+        say(f"go on: espalier judge {found[:8]} --judge {name}")
+    if benchmark is None:
+        say(f"how far judges agree with you: espalier status {found[:8]}")
+    else:
+        say(f"what came of it: espalier bench show --bench {benchmark[:8]} --judge {name}")
+
+
+def _judged_by_hand(word: str, store_path: Path) -> tuple[str, list[str], str | None]:
+    """What a word names: the id of a run or a benchmark, the runs of it, and the benchmark if they are of one.
+
+    Raises NotFound.
+    """
+    from simulation.benchmark import find_benchmark, runs_measured
+    from trees.store import Store
+
+    with Store.read(store_path) as store:
+        try:
+            run = store.find("runs", word)
+        except NotFound as no_run:
+            try:
+                benchmark = find_benchmark(store, word)[0]
+            except NotFound:
+                raise no_run from None
+            return benchmark, runs_measured(store, benchmark), benchmark
+        measures = store.rows("SELECT benchmark_id FROM benchmark_runs WHERE run_id = ?", (run,))
+    return run, [run], measures[0][0] if measures else None
 
 
 @click.command(epilog=examples('espalier note 9c0d1e2f "gives it away too early"', "espalier note 9c0d1e2f --bookmark"))

@@ -32,7 +32,7 @@ import aiohttp
 import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 """Longest wait for a condition, in seconds: only a failing test waits so long."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 LOCAL_SCHEMES = ("file", "data", "blob", "about", "chrome", "devtools")

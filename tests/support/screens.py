@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from textual.pilot import Pilot
@@ -13,8 +14,8 @@ from tui.app.frame import Mode
 
 ENDLESS = ("lanes", "children")
 """Groups of background work that has no end of its own while a screen is shown."""
-TIMEOUT_S = 20.0
-"""Longest wait for a condition, in seconds: only a failing test waits so long."""
+TIMEOUT_S = 60.0
+"""Longest wait for a condition, in seconds: only a failing test waits so long, however busy the machine is."""
 
 
 @dataclass(frozen=True)
@@ -37,21 +38,28 @@ class Driven:
 
     async def settle(self) -> None:
         """Until nothing is being read and nothing is left to do or paint. Listening to an engine goes on."""
-        for _ in range(2):
-            await self.pilot.press()
-            while any(not worker.is_finished and worker.group not in ENDLESS for worker in self.app.workers):
+        async with self._within("everything that is being read"):
+            for _ in range(2):
+                await self.pilot.press()
+                while any(not worker.is_finished and worker.group not in ENDLESS for worker in self.app.workers):
+                    await self.pilot.pause(0.002)
                 await self.pilot.pause(0.002)
-            await self.pilot.pause(0.002)
 
     async def until(self, condition: Callable[[], object], what: str) -> None:
         """Wait for a condition; it has a name for whoever reads the failure."""
+        async with self._within(what):
+            while not condition():
+                await self.pilot.pause(0.01)
+        await self.settle()
+
+    @asynccontextmanager
+    async def _within(self, what: str) -> AsyncIterator[None]:
+        """A wait that does not go on for ever."""
         try:
             async with asyncio.timeout(TIMEOUT_S):
-                while not condition():
-                    await self.pilot.pause(0.01)
+                yield
         except TimeoutError:
             raise AssertionError(f"waited {TIMEOUT_S:g} s for: {what}\n{self.text()}") from None
-        await self.settle()
 
     def text(self) -> str:
         """What stands on the screen, without trailing spaces."""

@@ -44,7 +44,7 @@ def serving(store: Path) -> Iterator[str]:
     finally:
         child.terminate()
         try:
-            child.communicate(timeout=10)
+            child.communicate(timeout=60)
         except subprocess.TimeoutExpired:
             child.kill()
             child.communicate()
@@ -53,7 +53,7 @@ def serving(store: Path) -> Iterator[str]:
 def answered(url: str) -> bool:
     """Whether the server answers yet."""
     try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
+        with urllib.request.urlopen(url, timeout=20) as answer:
             return bool(answer.status == 200)
     except OSError:
         return False

@@ -44,7 +44,7 @@ class Terminal:
     def press(self, keys: bytes) -> None:
         os.write(self._master, keys)
 
-    def wait_for(self, words: bytes, timeout_s: float = 20.0) -> float:
+    def wait_for(self, words: bytes, timeout_s: float = 60.0) -> float:
         """Until the child wrote these bytes since `forget` was called; returns when they came, of perf_counter."""
         with self._came:
             self._came.wait_for(lambda: words in self._seen or self._over, timeout_s)

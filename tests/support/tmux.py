@@ -49,11 +49,11 @@ class Screen:
     def resize(self, width: int, height: int) -> None:
         self.tell("resize-window", "-t", "it", "-x", str(width), "-y", str(height))
 
-    def until(self, *words: str, timeout_s: float = 20.0) -> str:
+    def until(self, *words: str, timeout_s: float = 60.0) -> str:
         """Wait until all of these words stand on the screen; returns it."""
         return self.when(lambda text: all(word in text for word in words), ", ".join(map(repr, words)), timeout_s)
 
-    def when(self, condition: Callable[[str], bool], what: str, timeout_s: float = 20.0) -> str:
+    def when(self, condition: Callable[[str], bool], what: str, timeout_s: float = 60.0) -> str:
         """Wait until a condition holds of the screen; it has a name for whoever reads the failure."""
         ends = time.monotonic() + timeout_s
         while not condition(text := self.text()):

@@ -14,7 +14,7 @@ from tests.support.served import FIND_TERMINAL, answered, serving, shows
 
 
 async def up(url: str) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not await asyncio.to_thread(answered, url):  # noqa: ASYNC110 - another process opens the port
             await asyncio.sleep(0.02)
 
@@ -77,7 +77,7 @@ async def test_neither_a_closed_tab_nor_a_killed_server_leaves_an_app_behind(sto
 
 
 async def gone(processes: list[psutil.Process]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in processes):  # noqa: ASYNC110 - another process ends
             await asyncio.sleep(0.05)
 

@@ -105,5 +105,6 @@ async def test_the_palette_does_what_the_pane_can_do(opening: Opening) -> None:
         commands = {command.title: command for command in driven.app.get_system_commands(screen)}
         assert {"Filter", "Order", "Go to Monitor", "Theme"} <= set(commands)
         await driven.press("ctrl+p")
-        await driven.press(*"order", "enter", "enter")
+        await driven.press(*"order")
+        await driven.press("enter", "enter")
         await driven.until(lambda: screen.index.order != "place", "the trees are ordered otherwise")

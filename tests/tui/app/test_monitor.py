@@ -111,7 +111,7 @@ async def test_quitting_with_a_live_run_asks_and_never_ends_it(opening: Opening,
 
 
 async def test_a_killed_engine_is_crashed_and_resumed_with_nothing_lost(opening: Opening, store_path: Path) -> None:
-    run = await begun(store_path, configuration(turns=20, **SLOW))
+    run = await begun(store_path, configuration(turns=40, **SLOW))
     async with opening(mode="home", live=True) as driven:
         await driven.press("R")
         await driven.until(lambda: driven.app.current_run().live, "an engine of its own is at work")
@@ -134,7 +134,7 @@ async def test_what_was_begun_goes_on_when_the_app_is_left(opening: Opening, sto
         driven.app.set_to_work(partial(_play_in_a_child, driven.app, run.id))
         await driven.until(lambda: driven.app.current_run().live, "a child plays it")
     with Store.read(store_path) as store:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while store.run(run.id).state != "finished":  # noqa: ASYNC110 - another process writes it
                 await asyncio.sleep(0.02)
 

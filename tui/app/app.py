@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -34,7 +35,7 @@ from tui.app import files
 from tui.app.children import Ended, command_line
 from tui.app.content import pill, styled
 from tui.app.dialogs import Help, Jump, Question
-from tui.app.frame import TABS, Mode, Pane, Tab, TopBar
+from tui.app.frame import TABS, Mode, Pane, Tab, TopBar, unless_gone
 from tui.app.reader import Reader
 from tui.app.standing import RunLine, run_lines
 from tui.app.terminal import TerminalDriver
@@ -303,8 +304,15 @@ class EspalierApp(App[None]):
     # Having things done
 
     def set_to_work(self, work: Callable[[], Coroutine[None, None, None]]) -> None:
-        """Do something in the background, whatever screen is shown meanwhile."""
-        _: Worker[None] = self.run_worker(work, group="children")
+        """Do something in the background, whatever screen is shown meanwhile. Errors are told in the corner."""
+
+        async def guarded() -> None:
+            try:
+                await work()
+            except EspalierError as error:
+                self.tell(str(error), severity="error")
+
+        _: Worker[None] = self.run_worker(partial(unless_gone, self, guarded), group="children")
 
     async def have_done(self, what: str, *arguments: str, quiet: bool = False) -> Ended:
         """Have the command line do something with this store; what it is stands on top meanwhile.

@@ -9,6 +9,7 @@ Invariant: notices, titles and tables are given `Content` that `tui.app.content`
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar, cast
 
 from rich.text import Text
@@ -17,6 +18,9 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
+from textual.css.query import NoMatches
+from textual.dom import DOMNode
+from textual.messages import Prune
 from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import DataTable, Footer, Input, Static, TextArea
@@ -263,6 +267,10 @@ class Mode(Screen[None]):
         self.main.show_pill()
         self.refresh_view()
 
+    async def on_prune(self, event: Prune) -> None:
+        """Its parts are taken down from here on; Textual itself gives up what is being read only after them."""
+        self.workers.cancel_node(self)
+
     def refresh_view(self) -> None:
         """Read what the screen shows again. Called when it is shown and when the store changed."""
 
@@ -297,7 +305,16 @@ class Mode(Screen[None]):
             except EspalierError as error:
                 pane.notice("error", f"{error}\nr tries again")
 
-        self.later(guarded, group)
+        self.later(partial(unless_gone, self, guarded), group)
+
+
+async def unless_gone(shown: DOMNode, work: Callable[[], Coroutine[None, None, None]]) -> None:
+    """Do some work of the app or a screen; what finds the widgets taken down that it would show it in is over."""
+    try:
+        await work()
+    except NoMatches:
+        if shown.is_running and shown.app.is_running:
+            raise
 
 
 def app_of(widget: Widget | Screen[None]) -> EspalierApp:

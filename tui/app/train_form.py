@@ -25,7 +25,7 @@ from trees.errors import EspalierError
 from trees.store import Store
 from tui.app.content import Cell, flat, safe
 from tui.app.dialogs import Choice, Line
-from tui.app.frame import Table
+from tui.app.frame import Table, unless_gone
 from tui.console import count
 from tui.sanitise import one_line
 
@@ -162,7 +162,7 @@ class TrainForm(ModalScreen[tuple[str, ...] | None]):
         self.query_one(Table).columns_are(("field", 10), ("value", 26), ("", None))
         self._show()
         self.query_one(Table).focus()
-        _: Worker[None] = self.run_worker(self._offer)
+        _: Worker[None] = self.run_worker(partial(unless_gone, self, self._offer))
 
     async def _offer(self) -> None:
         try:
@@ -235,7 +235,7 @@ class TrainForm(ModalScreen[tuple[str, ...] | None]):
 
     async def _check(self, number: int) -> None:
         ended = await self.main.have_done("checking", *words_of(self.values), "--dry-run", "--json", quiet=True)
-        if number != self._checks or not self.is_mounted:
+        if number != self._checks or not self.is_running:
             return
         if ended.code != 0:
             self._tell([(ended.reason, "bad")])

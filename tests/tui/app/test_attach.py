@@ -72,7 +72,7 @@ def digest_of_file(path: Path) -> str:
 
 def played_on(store: Path, run_id: str) -> None:
     """Wait until more turns are stored than there were."""
-    before, ends = turns_of(store, run_id), time.monotonic() + 20
+    before, ends = turns_of(store, run_id), time.monotonic() + 60
     while turns_of(store, run_id) <= before:
         assert time.monotonic() < ends, "nobody plays it"
         time.sleep(0.02)
@@ -98,7 +98,7 @@ async def test_the_app_and_the_engine_are_killed_and_nothing_is_lost(store_path:
         with app(store_path.parent) as shown:
             await asyncio.to_thread(attached, shown)
             shown.child.send_signal(signal.SIGKILL)
-            shown.child.wait(10)
+            shown.child.wait(60)
         await asyncio.to_thread(played_on, store_path, run.id)
         with app(store_path.parent) as shown:
             await asyncio.to_thread(attached, shown)
@@ -126,7 +126,7 @@ async def test_a_closed_terminal_ends_the_app_and_not_the_run(store_path: Path) 
     with engine_process(store_path, run.id), app(store_path.parent) as shown:
         await asyncio.to_thread(attached, shown)
         shown.hang_up()
-        assert await asyncio.to_thread(shown.child.wait, 30) is not None
+        assert await asyncio.to_thread(shown.child.wait, 60) is not None
         await asyncio.to_thread(played_on, store_path, run.id)
 
 
@@ -136,7 +136,7 @@ def test_told_by_a_signal_that_the_terminal_goes_it_gives_it_back(store_path: Pa
         shown.wait_for(b"small")
         shown.child.send_signal(signal.SIGHUP)
         shown.wait_for(LEAVES)
-        assert shown.child.wait(10) == 0
+        assert shown.child.wait(60) == 0
 
 
 async def test_two_apps_on_one_run_see_what_either_does(opening: Opening, store_path: Path) -> None:
@@ -229,3 +229,25 @@ async def test_a_file_that_is_no_store_is_refused_in_words(opening: Opening, sto
     async with opening(mode="home", live=True) as driven:
         await driven.until(lambda: "! the store cannot be read" in driven.text(), "the pill says so")
         assert store_path.name in driven.text()
+
+
+@pytest.mark.usefixtures("run_id")
+@pytest.mark.parametrize("whose", ["the screen's", "the app's"])
+async def test_an_answer_that_comes_while_the_screen_is_taken_down_is_passed_over(opening: Opening, whose: str) -> None:
+    async with opening(mode="trees") as driven:
+        screen = driven.screen
+        assert isinstance(screen, TreesScreen)
+        await driven.until(lambda: screen.index.total == 2, "its trees are listed")
+
+        async def reread() -> None:
+            while screen.query("#tree-table"):  # noqa: ASYNC110 - nothing is told when a widget has gone
+                await asyncio.sleep(0)
+            screen._show_list()
+
+        if whose == "the app's":
+            driven.app.set_to_work(reread)
+        else:
+            screen.ask("page", reread, screen.pane("index"))
+        await asyncio.sleep(0)
+    # Leaving raises what brought the app down, if anything did.
+    assert not screen.query("#tree-table")

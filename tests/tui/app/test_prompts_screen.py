@@ -75,7 +75,7 @@ def test_trying_asks_where_the_prompt_was_used_before(store_path: Path, run_id: 
     file = tmp_path / "draft.md"
     file.write_text("[head]\nAnswer.\n", encoding="utf-8")
     child = spawn("prompts", "try", "responder", str(file), "--tree", tree, "--place", "2", "--store", str(store_path))
-    said, _ = child.communicate(timeout=30)
+    said, _ = child.communicate(timeout=60)
     assert child.returncode == 0
     assert "\nbefore\n" in said
     assert f"\nunder {file}\n" in said
@@ -95,3 +95,14 @@ async def test_a_version_is_taken_into_use_for_runs_begun_here(opening: Opening,
         assert file.read_text(encoding="utf-8") == "[head]\nSomething of my own.\n"
         await driven.press("u", "left", "enter")
         assert file.read_text(encoding="utf-8") == screen.source.text
+
+
+@pytest.mark.usefixtures("run_id")
+async def test_trying_at_a_place_that_a_tree_does_not_have_is_told_and_not_the_end(opening: Opening) -> None:
+    async with opening(180, 40, mode="prompts") as driven:
+        screen = await taken(driven, "responder")
+        await driven.press("escape", "d", *"nnnnnnnnnn")
+        screen.place = 99
+        await driven.press("enter", "ctrl+r")
+        await driven.until(lambda: driven.app._notifications, "it is told")
+        assert any("places where" in told.message for told in driven.app._notifications)

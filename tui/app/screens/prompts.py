@@ -260,7 +260,8 @@ class PromptsScreen(Mode):
             self._show()
 
     def action_place(self, step: int) -> None:
-        self.place += step
+        # The preview says how many places there are and goes back to the last of them.
+        self.place = max(1, self.place + step)
         self._show()
 
     def action_view(self, view: View) -> None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 os.environ.setdefault("AUTOGEN_DISABLE_RUNTIME_TRACING", "true")
@@ -37,12 +37,17 @@ class Acting(Protocol):
     async def act(self, request: Any) -> Reply: ...
 
 
+OnError = Callable[[str, Request, str], Awaitable[None]]
+"""Takes (role, request, what went wrong) and keeps it."""
+
+
 class RoleAgent(RoutedAgent):
     """Carries requests to role logic. Roles of one kind share an instance; a request names its role."""
 
     def __init__(self, kind: str, actors: Mapping[str, Acting]) -> None:
         super().__init__(f"{kind} of a simulated conversation")
         self._actors = actors
+        self.on_error: OnError | None = None
 
     @rpc
     async def speak(self, message: SpeakRequest, ctx: MessageContext) -> Reply:
@@ -74,7 +79,15 @@ class RoleAgent(RoutedAgent):
         except CallFailed as error:
             return _failed(error.kind, error.message)
         except Exception as error:  # noqa: BLE001 - an error must reach the play as a value, whatever it is
-            return _failed("error", f"{type(error).__name__}: {error}")
+            return await self._went_wrong(role, request, f"{type(error).__name__}: {error}")
+
+    async def _went_wrong(self, role: str, request: Request, message: str) -> Reply:
+        try:
+            if self.on_error is not None:
+                await self.on_error(role, request, message)
+        except Halted as error:
+            return _failed(HALTED, str(error))
+        return _failed("error", message)
 
 
 class Bus:
@@ -82,8 +95,9 @@ class Bus:
 
     KINDS = ("user", "inducer", "responder", "judge")
 
-    def __init__(self, actors: Mapping[str, Acting], limit: int = 256) -> None:
+    def __init__(self, actors: Mapping[str, Acting], limit: int = 256, on_error: OnError | None = None) -> None:
         self._actors = dict(actors)
+        self._on_error = on_error
         self._runtime = SingleThreadedAgentRuntime()
         # The runtime queues without end, and a queued message costs kilobytes: thousands of trees wait here instead.
         self._permits = Permits(limit)
@@ -94,11 +108,16 @@ class Bus:
             await RoleAgent.register(
                 self._runtime,
                 kind,
-                lambda kind=kind: RoleAgent(kind, self._actors),  # type: ignore[misc]
+                lambda kind=kind: self._agent(kind),  # type: ignore[misc]
                 skip_class_subscriptions=True,
                 skip_direct_message_subscription=True,
             )
         self._runtime.start()
+
+    def _agent(self, kind: str) -> RoleAgent:
+        agent = RoleAgent(kind, self._actors)
+        agent.on_error = self._on_error
+        return agent
 
     def add(self, role: str, actor: Acting) -> None:
         """Let a further role act from now on."""

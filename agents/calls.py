@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
@@ -30,7 +30,7 @@ from agents.models.protocol import (
     Usage,
 )
 from agents.permits import Permits
-from agents.retries import Attempt, RetryPolicy, with_retries
+from agents.retries import Attempt, Outcome, RetryPolicy, with_retries
 from agents.tally import Tally
 from trees.call_log import CallLog
 from trees.errors import StoreError
@@ -141,6 +141,16 @@ class Calls:
 
         return await self._call(model, "score", request.messages, asked, asking, ask, score_as_json, score_from_json)
 
+    async def count_tokens(self, model: str, texts: Sequence[str], asking: Asking) -> list[int]:
+        """The tokens of each text. Raises CallFailed or Halted."""
+        seat = self.seats[model]
+        count_id = digest_of("count", seat.model_id, [text_digest(text) for text in texts])
+        return await self._prepared(seat, lambda: seat.model.count_tokens(texts), asking, count_id)
+
+    async def give_up(self, asking: Asking, call_id: str, kind: str, message: str) -> CallFailed:
+        """What to raise where no further call is asked for; the failure is kept. Raises Halted if it cannot be."""
+        return await self._failed(asking, call_id, kind, message)
+
     def _on_delta(self, asking: Asking) -> OnDelta | None:
         sink = self.deltas
         return None if sink is None else lambda index, text: sink(asking, index, text)
@@ -197,17 +207,19 @@ class Calls:
     async def _prepare(
         self, seat: Seat, kind: str, messages: tuple[Message, ...], asked: Mapping[str, object], asking: Asking
     ) -> Prepared:
-        """The prompt as the model reads it. Tried again like the call itself: its process may have just died."""
+        """The prompt as the model reads it."""
         unasked = id_of_call(seat.model_id, kind, messages_digest(messages), asked)
+        return await self._prepared(seat, lambda: seat.model.prepare(messages), asking, unasked)
 
-        async def attempt(_: int) -> Prepared:
-            return await _in_time(seat.model.prepare(messages), seat.deadline_s)
+    async def _prepared(self, seat: Seat, work: Callable[[], Awaitable[T]], asking: Asking, work_id: str) -> T:
+        """What a model does before a call. Tried again like the call itself: its process may have just died."""
 
-        outcome = await with_retries(attempt, seat.retries, seed=int(unasked[:8], 16))
+        async def attempt(_: int) -> T:
+            return await _in_time(work(), seat.deadline_s)
+
+        outcome = await with_retries(attempt, seat.retries, seed=int(work_id[:8], 16))
         if outcome.answer is None:
-            assert outcome.failure is not None
-            seat.tally.add_failure(len(outcome.attempts) - 1)
-            raise await self._failed(asking, unasked, outcome.failure, outcome.attempts)
+            raise await self._unanswered(seat, asking, work_id, outcome)
         return outcome.answer
 
     async def _ask(
@@ -224,9 +236,7 @@ class Calls:
 
         outcome = await with_retries(attempt, seat.retries, seed=int(call_id[:8], 16))
         if outcome.answer is None:
-            assert outcome.failure is not None
-            seat.tally.add_failure(len(outcome.attempts) - 1)
-            raise await self._failed(asking, call_id, outcome.failure, outcome.attempts)
+            raise await self._unanswered(seat, asking, call_id, outcome)
         seat.tally.add_answer(outcome.answer.usage, len(outcome.attempts))
         return outcome.answer, outcome.attempts
 
@@ -238,13 +248,19 @@ class Calls:
             self._gate.broke(error)
             raise Halted(error.message) from error
 
+    async def _unanswered(self, seat: Seat, asking: Asking, call_id: str, outcome: Outcome[T]) -> CallFailed:
+        failure, attempts = outcome.failure, outcome.attempts
+        assert failure is not None
+        seat.tally.add_failure(len(attempts) - 1)
+        return await self._failed(asking, call_id, failure.kind, failure.message, attempts)
+
     async def _failed(
-        self, asking: Asking, call_id: str, failure: ModelFailure, attempts: tuple[Attempt, ...]
+        self, asking: Asking, call_id: str, kind: str, message: str, attempts: tuple[Attempt, ...] = ()
     ) -> CallFailed:
         place = (asking.run_id, asking.tree_id, asking.node_id, asking.role, asking.purpose, call_id)
         tried = tuple(a.as_dict() for a in attempts)
-        await self._kept(self._log.keep_failure(CallFailure(*place, failure.kind, failure.message, tried)))
-        return CallFailed(failure.kind, failure.message)
+        await self._kept(self._log.keep_failure(CallFailure(*place, kind, message, tried)))
+        return CallFailed(kind, message)
 
 
 def id_of_call(model_id: str, kind: str, prompt_digest: str, asked: Mapping[str, object]) -> str:

@@ -63,7 +63,7 @@ class Inducer:
         prompt = stage.prompts[request.prompt_id]
         head = observer_head(prompt, request.person)
         tail = inducer_tail(prompt, request.person, request.known)
-        window = await stage.window(model, request.history, head, role.sampling.max_tokens, [tail])
+        window = await stage.window(role, request, head, [tail])
         messages = inducer_messages(prompt, request.person, request.history, request.known, window)
         schema = SCHEMA if stage.calls.seats[model].model.capabilities.json_schema else None
         seed = stage.seed(role, place, "induce", reroll=attempt)

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from agents.calls import CallFailed
 from agents.messages import Line, Person, Reply, RespondRequest, Said
 from agents.models.protocol import ChatRequest, Message
 from agents.prompts import Prompt
-from agents.roles import MAX_REASKS, Role, Stage, asking, reasked
+from agents.roles import MAX_REASKS, Role, Stage, asking, purpose_of, reasked
 from agents.views import responder_view
 from agents.window import WHOLE, Window
 
@@ -26,20 +25,22 @@ class Responder:
 
     async def act(self, request: RespondRequest) -> Reply:
         """The samples of this turn, those that say anything. Raises CallFailed if none does."""
-        for attempt in range(MAX_REASKS + 1):
-            said = await self._ask(request, attempt)
+        tries, call_id = MAX_REASKS + 1, ""
+        first = self._stage.first_try(self._role, request, tries)
+        for attempt in range(first, first + tries):
+            call_id, said = await self._ask(request, attempt)
             if said:
                 return Reply(said=said)
-        raise CallFailed("bad_answer", f"{self._role.name} said nothing, {MAX_REASKS + 1} times in a row")
+        raise await self._stage.silent(self._role, request, call_id, tries)
 
-    async def _ask(self, request: RespondRequest, attempt: int) -> tuple[Said, ...]:
+    async def _ask(self, request: RespondRequest, attempt: int) -> tuple[str, tuple[Said, ...]]:
         stage, role, place = self._stage, self._role, request.place
         model = stage.model_for(role, place)
         prompt = stage.prompts[request.prompt_id]
         head, tail = responder_head(prompt, request.person), responder_tail(prompt, request.hint)
-        window = await stage.window(model, request.history, head, role.sampling.max_tokens, [tail])
+        window = await stage.window(role, request, head, [tail])
         messages = responder_messages(prompt, request.history, request.hint, window, request.person)
-        purpose = f"respond.{request.replica}" if request.replica else "respond"
+        purpose = purpose_of(request)
         seed = stage.seed(role, place, purpose, reroll=attempt)
         call_id, answer = await stage.calls.chat(
             model,
@@ -55,11 +56,12 @@ class Responder:
             ),
         )
         model_id = stage.model_id(model)
-        return tuple(
+        said = tuple(
             Said(text=c.text.strip(), reasoning=c.reasoning, call_id=call_id, answer=index, model_id=model_id)
             for index, c in enumerate(answer.completions)
             if c.text.strip()
         )
+        return call_id, said
 
 
 def responder_messages(

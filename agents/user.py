@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from agents.calls import CallFailed
 from agents.cleaning import clean_message
 from agents.drift import find_drift
 from agents.messages import Line, Person, Reply, Said, SpeakRequest
 from agents.models.protocol import ChatRequest, Message
 from agents.prompts import Prompt
-from agents.roles import Role, Stage, asking, reasked
+from agents.roles import Role, Stage, asking, purpose_of, reasked
 from agents.views import user_view
 from agents.window import WHOLE, Window
 
@@ -33,11 +32,12 @@ class User:
     async def act(self, request: SpeakRequest) -> Reply:
         """The person's next message."""
         rerolls = int(str(self._role.settings.get("rerolls", DEFAULT_REROLLS)))
-        said = await self._speak(request, 0)
-        while said.drift is not None and said.rerolls < rerolls:
+        first = self._stage.first_try(self._role, request, rerolls + 1)
+        said = await self._speak(request, first)
+        while said.drift is not None and said.rerolls < first + rerolls:
             said = await self._speak(request, said.rerolls + 1)
         if said.drift == "empty":
-            raise CallFailed("bad_answer", f"the user said nothing, {said.rerolls + 1} times in a row")
+            raise await self._stage.silent(self._role, request, said.call_id, rerolls + 1)
         return Reply(said=(said,))
 
     async def _speak(self, request: SpeakRequest, reroll: int) -> Said:
@@ -45,9 +45,9 @@ class User:
         model = stage.model_for(role, place)
         prompt = stage.prompts[request.prompt_id]
         head = user_head(prompt, request.person)
-        window = await stage.window(model, request.history, head, role.sampling.max_tokens)
+        window = await stage.window(role, request, head)
         messages = user_messages(prompt, request.person, request.history, place.turn, window, head)
-        purpose = f"speak.{request.replica}"
+        purpose = purpose_of(request)
         seed = stage.seed(role, place, purpose, reroll=reroll)
         call_id, answer = await stage.calls.chat(
             model,

@@ -27,7 +27,7 @@ from agents.models.protocol import Model
 from agents.permits import Permits
 from agents.person import person_of
 from agents.prompts import Prompt
-from agents.roles import Stage
+from agents.roles import SILENT, Silences, Stage
 from simulation.cast import Cast, close_models, make_actors, make_cast, open_models
 from simulation.config import DERIVED_JUDGES, LimitsConfig, RunConfig
 from simulation.deltas import DeltaServer, socket_path
@@ -74,10 +74,10 @@ class Engine:
         seats = {name: seat_of(model, config.models[name]) for name, model in cast.models.items()}
         self._calls = Calls(seats, StoreCallLog(store, self._writer, run.id), self.gate)
         self._revisions = store.revisions(run.id)
-        self._stage = Stage(self._calls, _all_prompts(store, self._revisions))
+        self._stage = Stage(self._calls, _all_prompts(store, self._revisions), silences(store, run.id))
         busy = 2 * sum(seat.permits.most for seat in seats.values())
         self._levels = Permits(busy)
-        self._bus = Bus(make_actors(cast, self._stage), limit=busy)
+        self._bus = Bus(make_actors(cast, self._stage), limit=busy, on_error=self._stage.keep_error)
         self._judges: dict[str, JudgeSpec] = dict(cast.judges)
         self._in_flight = Permits(1)
         self._trees: TreesInFlight | None = None
@@ -108,7 +108,7 @@ class Engine:
         await self._deltas.start()
         watching = [asyncio.create_task(self._watch()), asyncio.create_task(self._measure())]
         try:
-            await self._note("running", "engine.started", {"pid": self._lock.pid})
+            await self._note("running", "engine.started", {"pid": self._lock.pid, "retry_failed": retry_failed})
             if retry_failed:
                 await self._reopen_failed()
             if play:
@@ -177,6 +177,7 @@ class Engine:
 
     async def _reopen_failed(self) -> None:
         """Let failed trees go on, and ask again for replies and judgements that turns which went on are without."""
+        self._stage.silences = silences(self._store, self.run_row.id)
         for row in self._store.trees(self.run_row.id):
             if row.state == "failed":
                 await self._writer.commit(reopen_tree(row.id))
@@ -497,6 +498,19 @@ def spent_so_far(store: Store, run_id: str) -> Spent:
     )
     calls, read, written = store.rows(sql, (run_id,))[0]
     return Spent(calls, int(read), int(written))
+
+
+def silences(store: Store, run_id: str) -> Silences:
+    """Who was silent to the end, where, and how often, up to when failures were last asked again.
+
+    What was silent since counts with the next asking: an engine that goes on after a crash does what was begun.
+    """
+    sql = """
+    SELECT node_id, role, purpose, count(*) FROM failures WHERE run_id = ? AND kind = ? AND attempts = '[]' AND at <= (
+        SELECT max(at) FROM events WHERE job_id = ? AND kind = 'engine.started' AND data ->> 'retry_failed'
+    ) GROUP BY node_id, role, purpose
+    """
+    return {(node, role, purpose): n for node, role, purpose, n in store.rows(sql, (run_id, SILENT, run_id))}
 
 
 def unjudged(store: Store, run_id: str) -> dict[str, set[str]]:

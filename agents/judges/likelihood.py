@@ -55,8 +55,7 @@ class LikelihoodJudge:
         prompt = stage.prompts[request.prompt_id]
         heads = [likelihood_head(prompt, person) for person in (self._told(request)[0], None)]
         texts = [c.text for c in request.candidates]
-        model = stage.model_for(role, request.place)
-        return await stage.window(model, request.history, max(heads, key=len), role.sampling.max_tokens, texts)
+        return await stage.window(role, request, max(heads, key=len), texts)
 
     async def _score(self, request: JudgeRequest, window: Window, *, knows: bool) -> tuple[str, Sequence[ReplyScore]]:
         stage, role, place = self._stage, self._spec.role, request.place

@@ -44,7 +44,7 @@ async def ask(
     """The call's id and its answer. Raises CallFailed."""
     role, place = spec.role, request.place
     model, prompt = stage.model_for(role, place), stage.prompts[request.prompt_id]
-    window = await stage.window(model, history, observer_head(prompt, request.person), role.sampling.max_tokens)
+    window = await stage.window(role, request, observer_head(prompt, request.person), history=history)
     purpose = f"judge.{request.repeat}.{question.about}"
     seed = stage.seed(role, place, purpose, reroll=question.attempt)
     schema = question.schema if stage.calls.seats[model].model.capabilities.json_schema else None

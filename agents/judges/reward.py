@@ -35,7 +35,7 @@ class RewardJudge:
         model = stage.model_for(role, place)
         prompt = stage.prompts[request.prompt_id]
         texts = tuple(c.text for c in request.candidates)
-        window = await stage.window(model, request.history, prompt.render("head"), role.sampling.max_tokens, texts)
+        window = await stage.window(role, request, prompt.render("head"), texts)
         messages = reward_messages(prompt, request.history, window)
         told = asking(role, place, "judge.reward", prompt.id, {}, window, repeat=request.repeat)
         call_id, answer = await stage.calls.score(model, ScoreRequest(messages, texts), told)

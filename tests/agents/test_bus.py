@@ -142,6 +142,34 @@ async def test_what_a_role_raises_is_a_failed_reply(bus: Bus, error: Exception, 
     assert (failed.kind, failed.message) == (kind, message)
 
 
+async def test_what_went_wrong_in_a_role_is_kept_and_a_failed_call_is_kept_already() -> None:
+    kept: list[tuple[str, str]] = []
+
+    async def keep(role: str, request: Any, message: str) -> None:
+        assert request == SPEAK
+        kept.append((role, message))
+
+    watched = Bus({"user": raising(ValueError("a mistake"))}, on_error=keep)
+    await watched.start()
+    await watched.call("user", SPEAK)
+    watched.add("user", raising(CallFailed("timeout", "no answer within 3 s")))
+    await watched.call("user", SPEAK)
+    await watched.close()
+    assert kept == [("user", "ValueError: a mistake")]
+
+
+async def test_what_cannot_be_kept_halts() -> None:
+    async def keep(role: str, request: Any, message: str) -> None:
+        raise Halted("the disk is full")
+
+    watched = Bus({"user": raising(ValueError("a mistake"))}, on_error=keep)
+    await watched.start()
+    failed = (await watched.call("user", SPEAK)).failed
+    await watched.close()
+    assert failed is not None
+    assert (failed.kind, failed.message) == (HALTED, "the disk is full")
+
+
 async def test_a_failure_leaves_other_requests_alone(bus: Bus) -> None:
     bus.add("user", raising(ValueError("a mistake")))
     bus.add("responder.warm", Acts())

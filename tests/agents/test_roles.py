@@ -85,9 +85,13 @@ async def test_a_greedy_user_is_asked_again_as_a_repeat() -> None:
 
 @pytest.mark.parametrize("nothing", ["", "  \n", "*smiles softly*", "..."])
 async def test_a_user_who_says_nothing_is_a_failure(nothing: str) -> None:
+    log = MemoryLog()
     with pytest.raises(CallFailed, match="said nothing, 3 times") as failed:
-        await speak(FakeModel(says(nothing)), rerolls=2)
+        await speak(FakeModel(says(nothing)), rerolls=2, log=log)
     assert failed.value.kind == "bad_answer"
+    (kept,) = log.failures
+    assert (kept.role, kept.purpose, kept.kind, kept.message) == ("user", "speak.0", "bad_answer", str(failed.value))
+    assert kept.call_id in log.calls
 
 
 async def test_a_user_who_says_nothing_once_is_asked_again() -> None:
@@ -318,10 +322,11 @@ async def test_a_responder_that_said_nothing_is_asked_again_under_another_seed()
 
 @pytest.mark.parametrize("sampling", [WARM, GREEDY])
 async def test_a_responder_that_keeps_saying_nothing_is_a_failure(sampling: Sampling) -> None:
-    model = FakeModel(says(["", " "]))
+    log, model = MemoryLog(), FakeModel(says(["", " "]))
     with pytest.raises(CallFailed, match=r"responder\.warm said nothing, 3 times") as failed:
-        await respond(model, respond_request(), samples=2, sampling=sampling)
+        await respond(model, respond_request(), samples=2, sampling=sampling, log=log)
     assert failed.value.kind == "bad_answer"
+    assert [(f.role, f.purpose, f.message) for f in log.failures] == [("responder.warm", "respond", str(failed.value))]
     assert len(model.asked) == MAX_REASKS + 1
 
 

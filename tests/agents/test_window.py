@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.messages import Line
-from agents.models.protocol import Capabilities
+from agents.calls import CallFailed
+from agents.messages import Line, SpeakRequest
+from agents.models.protocol import Capabilities, ModelFailure, Sampling
+from agents.retries import RetryPolicy
+from agents.roles import Role, Stage
 from agents.window import KEPT_AT_START, TEMPLATE_TOKENS, WHOLE, Window, window_of
-from tests.support.agents import FakeModel, lines, stage_for
+from tests.support.agents import PERSON, PLACE, PROMPTS, FakeModel, MemoryLog, calls_for, lines, stage_for
 
 COUNTS = st.lists(st.integers(0, 60), min_size=1, max_size=60)
 ROOMS = st.integers(0, 900)
@@ -99,9 +105,15 @@ def talk(messages: int, words: int = 60) -> tuple[Line, ...]:
     return lines(*(f"w{i} " * words for i in range(messages)))
 
 
+async def window(stage: Stage, history: Sequence[Line], head: str = "head") -> Window:
+    """What the user is shown beside a head and an answer of 200 tokens."""
+    request = SpeakRequest(place=PLACE, prompt_id=PROMPTS["user"].id, person=PERSON, history=tuple(history))
+    return await stage.window(Role("user", ("fake",), Sampling(max_tokens=200)), request, head)
+
+
 async def test_a_model_of_unknown_context_is_shown_everything() -> None:
     stage = stage_for(FakeModel())
-    assert await stage.window("fake", talk(400), "head", 200) == WHOLE
+    assert await window(stage, talk(400)) == WHOLE
 
 
 async def test_a_short_path_is_not_counted_at_all() -> None:
@@ -110,15 +122,15 @@ async def test_a_short_path_is_not_counted_at_all() -> None:
             raise AssertionError("there was no need to count")
 
     stage = stage_for(Uncounting(capabilities=Capabilities(context=4096)))
-    assert await stage.window("fake", lines("hi", "hello", "how are you?"), "head", 200) == WHOLE
+    assert await window(stage, lines("hi", "hello", "how are you?")) == WHOLE
 
 
 async def test_what_a_stage_shows_leaves_room_for_head_answer_and_tail() -> None:
     model = FakeModel(capabilities=Capabilities(context=1000))
     stage, head, history = stage_for(model), "h " * 100, talk(41)
-    window = await stage.window("fake", history, head, 200)
-    shown_words = sum(60 + TEMPLATE_TOKENS for _ in window.apply(history))
-    assert window.epoch > 0
+    cut = await window(stage, history, head)
+    shown_words = sum(60 + TEMPLATE_TOKENS for _ in cut.apply(history))
+    assert cut.epoch > 0
     assert shown_words <= 1000 - 200 - 100 - 250
 
 
@@ -127,23 +139,53 @@ async def test_the_window_is_the_same_whatever_was_asked_before() -> None:
     history = talk(41)
     asked_often = stage_for(FakeModel(capabilities=capabilities))
     for end in range(1, 42, 2):
-        await asked_often.window("fake", history[:end], "head", 200)
+        await window(asked_often, history[:end])
     fresh = stage_for(FakeModel(capabilities=capabilities))
-    assert await asked_often.window("fake", history, "head", 200) == await fresh.window("fake", history, "head", 200)
+    assert await window(asked_often, history) == await window(fresh, history)
 
 
 async def test_the_window_is_the_same_when_remembered_counts_are_let_go() -> None:
     capabilities = Capabilities(context=1000)
     full = stage_for(FakeModel(capabilities=capabilities))
     history = talk(41)
-    await full.window("fake", history[:-1], "head", 200)
-    await full.window("fake", lines(*(f"filler {i}" for i in range(50_001))), "head", 200)
+    await window(full, history[:-1])
+    await window(full, lines(*(f"filler {i}" for i in range(50_001))))
     fresh = stage_for(FakeModel(capabilities=capabilities))
-    assert await full.window("fake", history, "head", 200) == await fresh.window("fake", history, "head", 200)
+    assert await window(full, history) == await window(fresh, history)
 
 
 @pytest.mark.parametrize("messages", [1, 2, 3])
 async def test_a_head_that_fills_the_context_still_leaves_a_quarter_to_the_talk(messages: int) -> None:
     stage = stage_for(FakeModel(capabilities=Capabilities(context=1000)))
     history = talk(messages)
-    assert (await stage.window("fake", history, "h " * 5000, 200)).apply(history) == list(history)
+    assert (await window(stage, history, "h " * 5000)).apply(history) == list(history)
+
+
+async def test_a_model_that_dies_while_it_counts_is_asked_again() -> None:
+    class DiesOnce(FakeModel):
+        died = False
+
+        async def count_tokens(self, texts: Sequence[str]) -> list[int]:
+            if not self.died:
+                self.died = True
+                raise ModelFailure("died", "ended by signal 9")
+            return await super().count_tokens(texts)
+
+    capabilities, history = Capabilities(context=1000), talk(41)
+    log, again = MemoryLog(), RetryPolicy(attempts=2, first_wait_s=0)
+    stage = Stage(calls_for(DiesOnce(capabilities=capabilities), log=log, retries=again), {})
+    assert await window(stage, history) == await window(stage_for(FakeModel(capabilities=capabilities)), history)
+    assert not log.failures
+
+
+async def test_texts_that_cannot_be_counted_in_time_are_a_failure_that_is_kept() -> None:
+    class Stuck(FakeModel):
+        async def count_tokens(self, texts: Sequence[str]) -> list[int]:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    log = MemoryLog()
+    stage = Stage(calls_for(Stuck(capabilities=Capabilities(context=1000)), log=log, deadline_s=0.01), {})
+    with pytest.raises(CallFailed):
+        await window(stage, talk(41))
+    assert [(f.role, f.purpose, f.kind) for f in log.failures] == [("user", "count", "timeout")]

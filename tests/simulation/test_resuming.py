@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from agents.models.protocol import ModelFailure, ScoreAnswer, ScoreRequest
+from agents.models.protocol import ChatAnswer, ChatRequest, Completion, ModelFailure, OnDelta, ScoreAnswer, ScoreRequest
 from agents.models.scripted import ScriptedConfig, ScriptedModel
+from agents.rerender import Rerender
 from simulation.config import RunConfig
-from simulation.engine import close_engine, open_engine
+from simulation.engine import close_engine, open_engine, silences
 from tests.support.play import configuration, play, trees_of
 from trees.jobs import ask, command
 from trees.store import Store
@@ -126,3 +127,89 @@ async def test_a_panel_counts_a_member_that_could_be_asked_after_all_and_asks_no
         assert store.rows(sql) == [("letters", 4, 4), ("likelihood", 8, 4), ("vote", 8, 4), ("words", 4, 4)]
         assert verify(store).findings == ()
         assert store.run(run).state == "finished"
+
+
+class Silent(ScriptedModel):
+    """A scripted model that says nothing where a prompt holds a mark, until it is told to speak."""
+
+    def __init__(self, mark: str) -> None:
+        super().__init__("scripted", ScriptedConfig(kind="scripted"))
+        self.mark: str | None = mark
+        self.unanswered: list[int | None] = []
+        """Seeds of what it said nothing to."""
+
+    async def chat(self, request: ChatRequest, on_delta: OnDelta | None = None) -> ChatAnswer:
+        if self.mark is not None and self.mark in "\n".join(message.content for message in request.messages):
+            self.unanswered.append(request.seed)
+            return ChatAnswer((Completion(" "),))
+        return await super().chat(request, on_delta)
+
+
+HINTED = "has shown about themselves so far"
+
+
+async def test_a_responder_that_says_nothing_is_a_failure_that_is_kept_and_asked_again_anew(store_path: Path) -> None:
+    model, config = Silent(HINTED), configuration(turns=2, personas={"count": 1})
+    run = await play(store_path, config, models={"scripted": model})
+    with Store.read(store_path) as store:
+        assert store.run(run).state == "finished"
+        (example, *_) = store.rows("SELECT role, kind, message FROM failures ORDER BY role")
+        assert example == ("responder.brief", "bad_answer", "responder.brief said nothing, 3 times in a row")
+    first = list(model.unanswered)
+    await play(store_path, config, models={"scripted": model}, retry_failed=True)
+    again = model.unanswered[len(first) :]
+    assert len(again) == len(first)
+    assert len({*first, *again}) == 2 * len(first), "every try has a seed of its own"
+    model.mark = None
+    await play(store_path, config, models={"scripted": model}, retry_failed=True)
+    for tree in trees_of(store_path, run):
+        for _, replies in tree.turns():
+            assert sorted(reply.role for reply in replies) == ["responder.brief", "responder.plain", "responder.warm"]
+    with Store.read(store_path) as store:
+        assert store.rows("SELECT count(*) FROM failures WHERE resolved_at IS NULL") == [(0,)]
+        assert verify(store, rerender=Rerender(store)).findings == ()
+
+
+async def test_a_user_that_said_nothing_is_asked_again_anew(store_path: Path) -> None:
+    model, config = Silent("Your next message"), configuration(turns=2, personas={"count": 1})
+    run = await play(store_path, config, models={"scripted": model})
+    first = list(model.unanswered)
+    await play(store_path, config, models={"scripted": model}, retry_failed=True)
+    assert len({*first, *model.unanswered}) == 2 * len(first)
+    with Store.read(store_path) as store:
+        assert [row.state for row in store.trees(run)] == ["failed"]
+        assert store.rows("SELECT DISTINCT role, kind FROM failures") == [("user", "bad_answer")]
+    model.mark = None
+    await play(store_path, config, models={"scripted": model}, retry_failed=True)
+    with Store.read(store_path) as store:
+        assert [row.state for row in store.trees(run)] == ["done"]
+        assert store.rows("SELECT count(*) FROM failures WHERE resolved_at IS NULL") == [(0,)]
+        assert verify(store, rerender=Rerender(store)).findings == ()
+
+
+async def test_what_was_silent_since_the_last_asking_again_is_not_asked_anew_by_going_on(store_path: Path) -> None:
+    """As after a crash between a failure and the turn that it belongs to: only what was begun is done."""
+    model, config = Silent(HINTED), configuration(turns=2, personas={"count": 1})
+    run = await play(store_path, config, models={"scripted": model})
+    with Store.open(store_path) as store:
+        assert silences(store, run) == {}
+    await play(store_path, config, models={"scripted": model}, retry_failed=True)
+    with Store.open(store_path) as store:
+        counts = set(silences(store, run).values())
+        assert counts == {1}
+
+
+async def test_a_mistake_in_a_role_is_a_failure_that_is_kept(store_path: Path) -> None:
+    class Mistaken(ScriptedModel):
+        async def chat(self, request: ChatRequest, on_delta: OnDelta | None = None) -> ChatAnswer:
+            if HINTED in request.messages[-1].content:
+                raise ZeroDivisionError("a mistake")
+            return await super().chat(request, on_delta)
+
+    model = Mistaken("scripted", ScriptedConfig(kind="scripted"))
+    run = await play(store_path, configuration(turns=1), models={"scripted": model})
+    with Store.read(store_path) as store:
+        assert store.run(run).state == "finished"
+        kept = store.rows("SELECT DISTINCT role, purpose, kind, message FROM failures ORDER BY role")
+    mistake = ("respond", "error", "ZeroDivisionError: a mistake")
+    assert kept == [("responder.brief", *mistake), ("responder.warm", *mistake)]

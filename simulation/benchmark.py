@@ -29,7 +29,7 @@ from simulation.cast import Cast, load_prompts, make_cast
 from simulation.lineage import Seen, refuse_alike, refuse_known, seen_by
 from simulation.metrics import ALPHA, Array, Table, cases_needed, least_p
 from simulation.personas import held_out_personalities, held_out_profiles
-from simulation.runs import Persona, Planned, begin, plan_run, read_people
+from simulation.runs import Persona, Planned, begin, judges_of, plan_run, read_people
 from trees.errors import NotFound, SetupError
 from trees.ids import digest_of
 from trees.judge_bias import family
@@ -71,10 +71,13 @@ class Result:
     """What one model's run has so far, by one judge."""
 
     model: str
+    """No other result of the benchmark has this name."""
     how: str
     lineage: str
     run_id: str
     state: str
+    identity: Mapping[str, str]
+    """Of the model under test."""
     unit: str
     table: Table
     repeats: Array
@@ -251,49 +254,83 @@ def runs_measured(store: Store, benchmark_id: str) -> list[str]:
 
 
 def results(store: Store, benchmark_id: str, judge: str, turns: int) -> list[Result]:
-    """Every model's scores by one judge, in the order measured. Raises NotFound for a judge that scored nothing."""
+    """Every model's scores by one judge, in the order measured; no two of them have one name.
+
+    The judge is the one that the runs were configured with; another that joined later is meant by its name if no other
+    bears it, or by its id. Raises NotFound where several do.
+    """
     sql = """
-    SELECT b.model, b.how, b.lineage, b.run_id, r.state FROM benchmark_runs b JOIN runs r ON r.id = b.run_id
+    SELECT b.model, b.how, b.lineage, b.run_id FROM benchmark_runs b JOIN runs r ON r.id = b.run_id
     WHERE b.benchmark_id = ? ORDER BY r.created_at, r.id
     """
-    return [_result(store, *row, judge=judge, turns=turns) for row in store.rows(sql, (benchmark_id,))]
+    rows = store.rows(sql, (benchmark_id,))
+    names = _told_apart([(unescape(model), run_id) for model, _, _, run_id in rows])
+    return [
+        _result(store, name, how, lineage, store.run(run_id), judge, turns)
+        for name, (_, how, lineage, run_id) in zip(names, rows, strict=True)
+    ]
+
+
+def _told_apart(measured: Sequence[tuple[str, str]]) -> list[str]:
+    """Names by (name, run): of several measurements under one name the latest keeps it, the others add their run."""
+    latest_of = dict(measured)
+    return [name if latest_of[name] == run else f"{name} ({run[:8]})" for name, run in measured]
+
+
+def _judge_id(store: Store, run: RunRow, judge: str) -> str | None:
+    """The judge of this name, or of this beginning of an id; None if it judged nothing here. Raises NotFound."""
+    configured = judges_of(run)
+    if judge in configured:
+        return configured[judge]
+    sql = """
+    SELECT DISTINCT g.id, g.name FROM trees t JOIN nodes n ON n.tree_id = t.id JOIN judgements j ON j.node_id = n.id
+    JOIN judges g ON g.id = j.judge_id WHERE t.run_id = ? ORDER BY g.id
+    """
+    judged = store.rows(sql, (run.id,))
+    named = [judge_id for judge_id, name in judged if name == judge]
+    found = named or [judge_id for judge_id, _ in judged if judge and judge_id.startswith(judge.lower())]
+    if len(found) > 1:
+        raise NotFound(
+            f"several judges of run {run.id[:8]} are called {judge!r}: {', '.join(each[:12] for each in found)}",
+            hint="Name one by its id: --judge ID.",
+        )
+    return found[0] if found else None
 
 
 _SCORES = """
 SELECT t.position, n.turn, j.repeat, s.value, s.unit
 FROM trees t JOIN nodes n ON n.tree_id = t.id JOIN scores s ON s.node_id = n.id
-JOIN judgements j ON j.id = s.judgement_id JOIN judges g ON g.id = j.judge_id
-WHERE t.run_id = ? AND g.name = ? AND j.complete AND n.role = ? AND n.operation_id IS NULL
+JOIN judgements j ON j.id = s.judgement_id
+WHERE t.run_id = ? AND j.judge_id = ? AND j.complete AND n.role = ? AND n.operation_id IS NULL
 """
 _MISSING = """
 SELECT coalesce(j.cause, 'the answer could not be read'), count(*)
 FROM trees t JOIN nodes n ON n.tree_id = t.id JOIN judgements j ON j.node_id = n.parent_id
-JOIN judges g ON g.id = j.judge_id
-WHERE t.run_id = ? AND g.name = ? AND n.role = ? AND n.operation_id IS NULL AND NOT EXISTS (
+WHERE t.run_id = ? AND j.judge_id = ? AND n.role = ? AND n.operation_id IS NULL AND NOT EXISTS (
     SELECT 1 FROM scores s JOIN judgements k ON k.id = s.judgement_id
     WHERE s.node_id = n.id AND k.judge_id = j.judge_id AND k.complete)
 GROUP BY 1
 """
 
 
-def _result(
-    store: Store, model: str, how: str, lineage: str, run_id: str, state: str, *, judge: str, turns: int
-) -> Result:
+def _result(store: Store, model: str, how: str, lineage: str, run: RunRow, judge: str, turns: int) -> Result:
+    judge_id = _judge_id(store, run, judge)
     columns = "profile_id, personality_id, state, turns, cause, situation"
     sql = f"SELECT {columns} FROM trees WHERE run_id = ? ORDER BY position"
-    cases = store.rows(sql, (run_id,))
-    rows = store.rows(_SCORES, (run_id, judge, RESPONDER))
+    cases = store.rows(sql, (run.id,))
+    rows = store.rows(_SCORES, (run.id, judge_id, RESPONDER))
     repeats = np.full((1 + max((row[2] for row in rows), default=0), len(cases), turns), np.nan)
     for position, turn, repeat, value, _ in rows:
         repeats[repeat, position, turn - 1] = value
-    missing = Counter({unescape(cause): count for cause, count in store.rows(_MISSING, (run_id, judge, RESPONDER))})
+    missing = Counter({unescape(cause): count for cause, count in store.rows(_MISSING, (run.id, judge_id, RESPONDER))})
     for _, _, how_it_stands, played, cause, _ in cases:
         if how_it_stands == "failed":
             missing[f"no reply: {json.loads(cause)['kind']}"] += turns - played
     table = Table(latest(repeats), tuple(row[0] for row in cases), tuple(row[1] for row in cases))
     unit = rows[0][4] if rows else ""
     situations = tuple(situation_from(row[5]) if row[5] else None for row in cases)
-    return Result(unescape(model), how, lineage, run_id, state, unit, table, repeats, dict(missing), situations)
+    identity = run.identity["models"][_tested(run.identity)]
+    return Result(model, how, lineage, run.id, run.state, identity, unit, table, repeats, dict(missing), situations)
 
 
 def notes_of(store: Store, found: Sequence[Result]) -> list[str]:
@@ -304,6 +341,7 @@ def notes_of(store: Store, found: Sequence[Result]) -> list[str]:
     return [
         *(["a single case: no figure has an interval, and no difference can be called one"] if _single(found) else []),
         *([few] if few is not None and not _single(found) else []),
+        *_renamed(found),
         *(f"{model}: {warning}" for model, identity in identities.items() for warning in kinship(identity)),
         *_templates({model: identity["models"][_tested(identity)] for model, identity in identities.items()}),
     ]
@@ -334,6 +372,16 @@ def _cases_compared(found: Sequence[Result]) -> int:
     if any(result.state != "finished" for result in found):
         return max(len(result.table.scores) for result in found)
     return max(int(np.isfinite(a.table.scores - b.table.scores).any(axis=1).sum()) for a, b in combinations(found, 2))
+
+
+def _renamed(found: Sequence[Result]) -> list[str]:
+    names = {result.model for result in found}
+    named = [(result.model, result.model.removesuffix(f" ({result.run_id[:8]})")) for result in found]
+    return [
+        f"{model} was measured under the name {name} before {name} was: it is another run"
+        for model, name in named
+        if name != model and name in names
+    ]
 
 
 def _templates(identities: Mapping[str, Mapping[str, str]]) -> list[str]:

@@ -102,12 +102,21 @@ class Cast:
 def make_cast(config: RunConfig, models: Mapping[str, Model], prompts: Mapping[str, Prompt]) -> Cast:
     """Put the cast together and check that everybody can do their part. Raises SetupError."""
     roles = roles_of(config)
+    asked = {name: model.identity.id for name, model in models.items()}
+    specs = judge_specs(config, roles, asked, {role: prompt.id for role, prompt in prompts.items()})
+    _check_capabilities(config, roles, models)
+    return Cast(config, roles, dict(prompts), specs, models)
+
+
+def judge_specs(
+    config: RunConfig, roles: Mapping[str, Role], models: Mapping[str, str], prompts: Mapping[str, str]
+) -> dict[str, JudgeSpec]:
+    """The judges of a configuration by name, with the ids of models by name and of prompts by role."""
     specs: dict[str, JudgeSpec] = {}
     for name, judge in sorted(config.judges.items(), key=lambda item: item[1].kind in DERIVED_JUDGES):
         given = judge.model_copy(update={"of": judge.of or config.deciding_judge})
         specs[name] = _judge_spec(name, given, roles[f"judge.{name}"], models, prompts, specs)
-    _check_capabilities(config, roles, models)
-    return Cast(config, roles, dict(prompts), specs, models)
+    return specs
 
 
 def roles_of(config: RunConfig) -> dict[str, Role]:
@@ -175,8 +184,8 @@ def _judge_spec(
     name: str,
     judge: JudgeConfig,
     role: Role,
-    models: Mapping[str, Model],
-    prompts: Mapping[str, Prompt],
+    models: Mapping[str, str],
+    prompts: Mapping[str, str],
     made: Mapping[str, JudgeSpec],
 ) -> JudgeSpec:
     settings: dict[str, object] = {}
@@ -198,9 +207,9 @@ def _judge_spec(
         settings |= {"of": made[judge.of].id, "depth": judge.depth, "discount": judge.discount}
     if not asks_a_model(judge):
         return JudgeSpec(name, judge.kind, role, None, "", settings)
-    model_ids = [models[model].identity.id for model in role.models]
+    model_ids = [models[model] for model in role.models]
     identity = model_ids[0] if len(model_ids) == 1 else digest_of("models", model_ids)
-    return JudgeSpec(name, judge.kind, role, identity, prompts[f"judge.{name}"].id, settings)
+    return JudgeSpec(name, judge.kind, role, identity, prompts[f"judge.{name}"], settings)
 
 
 def _check_capabilities(config: RunConfig, roles: Mapping[str, Role], models: Mapping[str, Model]) -> None:

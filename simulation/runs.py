@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from agents.prompts import Prompt
-from simulation.cast import Cast, differences
+from simulation.cast import Cast, differences, judge_specs, roles_of
 from simulation.config import PersonasConfig, RunConfig, make_config
 from simulation.personas import seed_personalities, seed_profiles
 from simulation.situations import draw_situations
 from trees.errors import NotFound, SetupError
-from trees.ids import run_id, tree_id
+from trees.ids import digest_of, run_id, tree_id
 from trees.personas import Personality, Profile, draw_pairs, parse_personas
 from trees.situations import Situation
 from trees.store import RunRow, Store
@@ -120,6 +120,14 @@ def config_of(run: RunRow) -> RunConfig:
         "personas": run.operation.get("personas", {}),
     }
     return make_config(given, f"run {run.id[:8]}")
+
+
+def judges_of(run: RunRow) -> dict[str, str]:
+    """Ids of the judges that a run was configured with, by name: others may bear the same name and join later."""
+    config = config_of(run)
+    models = {name: digest_of("model", identity) for name, identity in run.identity["models"].items()}
+    specs = judge_specs(config, roles_of(config), models, run.identity["prompts"])
+    return {name: spec.id for name, spec in specs.items()}
 
 
 def prompts_of(store: Store, run: RunRow, revision: int = -1) -> dict[str, Prompt]:

@@ -40,8 +40,9 @@ from simulation.engine import close_engine, open_engine
 from simulation.metrics import compare, different, summarise
 from simulation.personas import held_out_personalities, held_out_profiles, seed_personalities, seed_profiles
 from tests.support.play import cast_of, configuration, play
-from trees.errors import SetupError
+from trees.errors import NotFound, SetupError
 from trees.ids import derive_seed
+from trees.jobs import ask, command
 from trees.pairs import Dropped, make_filter, targets, weigh_turns
 from trees.store import Store
 from trees.verify import USE_COLUMNS, use_from_row, verify
@@ -435,3 +436,50 @@ async def test_so_few_cases_that_nothing_can_be_told_are_said_to_be_so(store_pat
     assert too_few(7, 2) is None
     with Store.read(store_path) as store:
         assert notes_of(store, found[:1]) == [], "one model alone is compared with nothing"
+
+
+async def test_a_name_that_was_measured_twice_is_the_latest_and_the_earlier_one_says_its_run(store_path: Path) -> None:
+    first = await measure(store_path, config_of(tested={"tuned": {"model": "model"}}), "tuned")
+    hotter = {"max_tokens": 60, "temperature": 1.2}
+    second = await measure(store_path, config_of(tested={"tuned": {"model": "model", "sampling": hotter}}), "tuned")
+    assert first.benchmark_id == second.benchmark_id
+    found = read(store_path)
+    earlier = f"tuned ({first.planned.id[:8]})"
+    assert {name: result.run_id for name, result in found.items()} == {
+        earlier: first.planned.id,
+        "tuned": second.planned.id,
+    }
+    with Store.read(store_path) as store:
+        assert notes_of(store, list(found.values())) == [
+            f"{earlier} was measured under the name tuned before tuned was: it is another run"
+        ]
+
+
+async def judged_by_another(path: Path, run: str, name: str, **config: Any) -> None:
+    """What `espalier judge RUN --judge NAME --set ...` does."""
+    with Store.open(path) as store:
+        number = ask(store, run, "judge", {"name": name, "config": config})
+    engine = await open_engine(path, run, models=await open_models(config_of().run_of("base")))
+    try:
+        await engine.run()
+    finally:
+        await close_engine(engine)
+    with Store.read(path) as store:
+        assert command(store, number).state == "done", command(store, number).result
+
+
+async def test_the_scores_are_those_of_the_judge_the_run_was_configured_with(store_path: Path) -> None:
+    measured = await measure(store_path, config_of(), "base")
+    before = read(store_path)["base"]
+    rules = {"kind": "rules", "scores_lone": True}
+    for name, words in (("points", 3), ("other", 6), ("other", 9)):
+        await judged_by_another(store_path, measured.planned.id, name, rules={"max_words": words}, **rules)
+    after = read(store_path)["base"]
+    assert np.array_equal(before.table.scores, after.table.scores)
+    assert (after.repeats.shape[0], after.missing) == (1, {})
+    with pytest.raises(NotFound, match=r"several judges of run .* are called 'other': \w{12}, \w{12}"):
+        read(store_path, "other")
+    with Store.read(store_path) as store:
+        ids = [row[0] for row in store.rows("SELECT id FROM judges WHERE name = 'other'")]
+    assert len(ids) == 2
+    assert all(np.isfinite(read(store_path, each[:12])["base"].table.scores).all() for each in ids)

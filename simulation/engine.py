@@ -33,7 +33,7 @@ from simulation.config import DERIVED_JUDGES, LimitsConfig, RunConfig
 from simulation.deltas import DeltaServer, socket_path
 from simulation.episode import Scene, TurnFailed, play_tree
 from simulation.figures import Measuring
-from simulation.gate import Gate, Price, Spent
+from simulation.gate import Gate, Price, Spent, prices_of, spent_on
 from simulation.inflight import FIRST_TREES, Room, TreesInFlight
 from simulation.operations import judge_again, mend, operate, record
 from simulation.runs import check_identity, config_of, keep_cast, prompts_of
@@ -69,7 +69,8 @@ class Engine:
         self._store = store
         self._lock = lock
         self._writer = Writer(store.path)
-        self.gate = Gate(config.limits, _prices(config), spent_so_far(store, run.id))
+        prices = prices_of(config.models)
+        self.gate = Gate(config.limits, prices, spent_so_far(store, run.id, cast.models, prices))
         self._asked_before = self.gate.used.calls
         seats = {name: seat_of(model, config.models[name]) for name, model in cast.models.items()}
         self._calls = Calls(seats, StoreCallLog(store, self._writer, run.id), self.gate)
@@ -490,14 +491,13 @@ def how_it_stands(store: Store, run_id: str, halted: str | None) -> tuple[RunSta
     return "finished", f"{failed} trees failed" if failed else None
 
 
-def spent_so_far(store: Store, run_id: str) -> Spent:
+def spent_so_far(store: Store, run_id: str, models: Mapping[str, Model], prices: Mapping[str, Price]) -> Spent:
     """What a run's calls have used up, from the call log."""
     sql = (
-        "SELECT count(*), total(tokens_in), total(tokens_out) FROM calls "
-        "WHERE id IN (SELECT call_id FROM uses WHERE run_id = ?)"
+        "SELECT model_id, count(*), total(tokens_in), total(tokens_out) FROM calls "
+        "WHERE id IN (SELECT call_id FROM uses WHERE run_id = ?) GROUP BY model_id"
     )
-    calls, read, written = store.rows(sql, (run_id,))[0]
-    return Spent(calls, int(read), int(written))
+    return spent_on(store.rows(sql, (run_id,)), models, prices)
 
 
 def silences(store: Store, run_id: str) -> Silences:
@@ -541,14 +541,6 @@ def _comparable_turns(store: Store, run_id: str, judge_id: str) -> int:
 def _folder(run: RunRow) -> Path | None:
     folder = run.operation.get("folder")
     return Path(folder) if folder else None
-
-
-def _prices(config: RunConfig) -> dict[str, Price]:
-    return {
-        name: Price(model.input_price or 0.0, model.output_price or 0.0)
-        for name, model in config.models.items()
-        if model.input_price is not None or model.output_price is not None
-    }
 
 
 def _all_prompts(store: Store, revisions: list[dict[str, str]]) -> dict[str, Prompt]:

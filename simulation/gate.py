@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from agents.calls import Halted
-from agents.models.protocol import Usage
+from agents.models.protocol import Model, Usage
+from agents.models.settings import ModelSettings
 from simulation.config import LimitsConfig
 from trees.errors import StoreError
 
@@ -34,6 +35,34 @@ class Price:
 
     input: float
     output: float
+
+    def of(self, read: int, written: int) -> float:
+        """What so many tokens cost."""
+        return (read * self.input + written * self.output) / 1e6
+
+
+def prices_of(entries: Mapping[str, ModelSettings]) -> dict[str, Price]:
+    """The prices that are known, by the model's name in the configuration."""
+    return {
+        name: Price(entry.input_price or 0.0, entry.output_price or 0.0)
+        for name, entry in entries.items()
+        if entry.input_price is not None or entry.output_price is not None
+    }
+
+
+def spent_on(
+    calls: Iterable[tuple[str, int, float, float]], models: Mapping[str, Model], prices: Mapping[str, Price]
+) -> Spent:
+    """What calls have used up, told as (model id, number, tokens read, tokens written), at today's prices."""
+    by_id = {models[name].identity.id: price for name, price in prices.items() if name in models}
+    spent = Spent()
+    for model_id, number, read, written in calls:
+        spent.calls += number
+        spent.tokens_in += int(read)
+        spent.tokens_out += int(written)
+        if price := by_id.get(model_id):
+            spent.money += price.of(int(read), int(written))
+    return spent
 
 
 class Gate:
@@ -93,7 +122,7 @@ class Gate:
         self.used.tokens_in += read
         self.used.tokens_out += written
         if price := self._prices.get(model):
-            self.used.money += (read * price.input + written * price.output) / 1e6
+            self.used.money += price.of(read, written)
 
     def broke(self, error: StoreError) -> None:
         """The store cannot be written: halt, and remember why."""
@@ -115,5 +144,5 @@ class Gate:
         if limits.minutes and time.monotonic() - self._began >= limits.minutes * 60:
             return f"the budget of {limits.minutes:g} minutes is used up"
         if limits.money and used.money >= limits.money:
-            return f"the budget of {limits.money:g} is used up"
+            return f"the budget of {limits.money:g} (money) is used up"
         return None

@@ -28,10 +28,10 @@ from agents.generator import (
     schema_of,
 )
 from agents.models.open import seat_of
-from agents.models.protocol import ChatRequest
+from agents.models.protocol import ChatRequest, Model
 from simulation.config import SamplingConfig
 from simulation.embedders import Vectors
-from simulation.gate import Gate, Spent
+from simulation.gate import Gate, Price, Spent, prices_of, spent_on
 from simulation.generation import Answer, Weighed, draw_examples, weigh
 from simulation.growing_plan import Growing, GrowingConfig
 from simulation.persona_composer import compose_personality, compose_profile
@@ -81,7 +81,8 @@ class Grower:
         self._told = told or (lambda _: None)
         self._lock: Lock = take_lock(store, row.id, "growing")
         self._writer = Writer(store.path)
-        self.gate = Gate(planned.limits, {}, _spent(store, row.id))
+        prices = prices_of(planned.entries)
+        self.gate = Gate(planned.limits, prices, _spent(store, row.id, planned.models, prices))
         seats = {name: seat_of(model, planned.entries[name]) for name, model in planned.models.items()}
         self._calls = Calls(seats, _GrowingLog(store, self._writer, row.id), self.gate)
 
@@ -366,10 +367,9 @@ def _source(row: GrowingRow) -> str:
     return f"growing {row.id[:8]}"
 
 
-def _spent(store: Store, growing_id: str) -> Spent:
+def _spent(store: Store, growing_id: str, models: Mapping[str, Model], prices: Mapping[str, Price]) -> Spent:
     sql = (
-        "SELECT count(*), total(tokens_in), total(tokens_out) FROM calls "
-        "WHERE id IN (SELECT call_id FROM growing_uses WHERE growing_id = ?)"
+        "SELECT model_id, count(*), total(tokens_in), total(tokens_out) FROM calls "
+        "WHERE id IN (SELECT call_id FROM growing_uses WHERE growing_id = ?) GROUP BY model_id"
     )
-    calls, read, written = store.rows(sql, (growing_id,))[0]
-    return Spent(calls, int(read), int(written))
+    return spent_on(store.rows(sql, (growing_id,)), models, prices)

@@ -10,7 +10,7 @@ from agents.models.scripted import ScriptedConfig, ScriptedModel
 from agents.rerender import Rerender
 from simulation.config import RunConfig
 from simulation.engine import close_engine, open_engine, silences
-from tests.support.play import configuration, play, trees_of
+from tests.support.play import configuration, engine_for, play, trees_of
 from trees.jobs import ask, command
 from trees.store import Store
 from trees.verify import verify
@@ -127,6 +127,34 @@ async def test_a_panel_counts_a_member_that_could_be_asked_after_all_and_asks_no
         assert store.rows(sql) == [("letters", 4, 4), ("likelihood", 8, 4), ("vote", 8, 4), ("words", 4, 4)]
         assert verify(store).findings == ()
         assert store.run(run).state == "finished"
+
+
+async def test_a_budget_of_money_does_not_begin_anew(store_path: Path) -> None:
+    models = {
+        "dear": {"kind": "scripted", "variant": "dear", "input_price": 2e6, "output_price": 5e6},
+        "free": {"kind": "scripted", "variant": "free"},
+    }
+    config = configuration(
+        models=models,
+        limits={"money": 3000, "trees_in_flight": 1},
+        user={"model": "dear"},
+        inducer={"model": "free"},
+        responders={"plain": {"model": "dear"}, "warm": {"model": "free", "hint": True}},
+        judges={"likelihood": {"kind": "likelihood", "model": "free"}},
+        judge="likelihood",
+    )
+    first = await engine_for(store_path, config)
+    await first.run()
+    await close_engine(first)
+    run, spent = first.run_row.id, first.gate.used
+    assert spent.money >= 3000
+    again = await open_engine(store_path, run)
+    assert again.gate.used == spent
+    await again.run()
+    await close_engine(again)
+    assert again.gate.used == spent, "nothing more is asked"
+    with Store.read(store_path) as store:
+        assert store.run(run).reason == "the budget of 3000 (money) is used up"
 
 
 class Silent(ScriptedModel):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +24,9 @@ from trees.store import Store
 from trees.verify import verify
 from tui.app.app import EspalierApp
 from tui.app.dialogs import Question
+from tui.app.screens import monitor as monitor_module
 from tui.app.screens.monitor import MonitorScreen
+from tui.app.watching import Read, read_run
 
 SLOW = {"models": {"scripted": {"kind": "scripted", "latency_s": 0.05}}}
 
@@ -93,6 +97,57 @@ async def test_what_models_write_is_heard_and_their_calls_are_retuned(opening: O
         screen.action_permits(1)
         seat = engine._calls.seats["scripted"]
         await driven.until(lambda: seat.permits.most == seat.permits.limit, "the number of calls is fixed")
+
+
+class Speaker:
+    """An engine's socket that says one word again and again to whoever listens."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.listeners = 0
+
+    async def begin(self) -> asyncio.Server:
+        return await asyncio.start_unix_server(self._speak, self.path)
+
+    async def _speak(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.listeners += 1
+        said = {"tree": "0" * 32, "role": "user", "purpose": "speak", "answer": 0, "text": "aubergine"}
+        gone = asyncio.create_task(reader.read())
+        while not gone.done():
+            writer.write(json.dumps(said).encode() + b"\n")
+            await asyncio.wait([gone], timeout=0.1)
+        self.listeners -= 1
+        writer.close()
+
+
+async def test_lanes_are_heard_once_the_engine_listens_and_of_the_run_that_is_watched_alone(
+    opening: Opening, store_path: Path, run_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = await begun(store_path, configuration(turns=2))
+    speaker = Speaker(tmp_path / "s")
+    tried: list[str] = []
+
+    def heard_from(store: Store, run: str, now: float) -> Read:
+        tried.append(run)
+        return replace(read_run(store, run, now), socket=str(speaker.path) if run == run_id else None)
+
+    monkeypatch.setattr(monitor_module, "read_run", heard_from)
+    async with opening(160, 50, mode="monitor") as driven:
+        screen = monitor(driven)
+        driven.app.run_id = run_id
+        screen.refresh_view()
+        await driven.until(lambda: run_id in tried and screen.watching.read, "it was looked for the engine's socket")
+        assert not screen.heard
+        async with await speaker.begin():
+            await driven.until(lambda: "aubergine" in driven.text(), "it is heard though it was tried too early")
+            driven.app.run_id = other.id
+            screen.refresh_view()
+            await driven.until(lambda: not speaker.listeners, "nobody listens to the run that was left")
+            await driven.until(lambda: screen.watching.read, "the other run is read")
+            assert not screen.heard
+            screen._draw_lanes()
+            await driven.settle()
+            assert "aubergine" not in driven.text()
 
 
 async def test_quitting_with_a_live_run_asks_and_never_ends_it(opening: Opening, store_path: Path, run_id: str) -> None:

@@ -97,6 +97,7 @@ class MonitorScreen(Mode):
         self._next_read = 0.0
         self._next_judges = 0.0
         self._tried: str | None = None
+        """The socket that is being heard or that hearing is tried of."""
 
     def panes(self) -> ComposeResult:
         with Horizontal():
@@ -158,6 +159,7 @@ class MonitorScreen(Mode):
             return
         if line.id != self.watching.run_id:
             self.watching = Watching(line.id)
+            self._hear_no_more()
             self.lanes = Lanes()
             self._next_read = self._next_judges = 0.0
             self.pane("progress").notice("loading", "reading the run ...")
@@ -193,26 +195,36 @@ class MonitorScreen(Mode):
     def _listen(self, socket: str | None) -> None:
         """Hear what models write, if the engine is on this machine and lets itself be heard."""
         if socket is None:
-            self.heard = ""
-            self._tried = None
+            self._hear_no_more()
         elif socket != self._tried:
             self._tried = socket
             self.later(partial(self._hear, socket), "lanes")
 
+    def _hear_no_more(self) -> None:
+        self.workers.cancel_group(self, "lanes")
+        self.heard, self._tried = "", None
+
     async def _hear(self, socket: str) -> None:
+        """Take what the engine sends until it ends. An engine that does not listen yet is tried at the next reading."""
         try:
             reader, writer = await asyncio.open_unix_connection(socket)
         except OSError:
+            self._unheard(socket)
             return
         self.heard = socket
         try:
             while line := await reader.readline():
                 self.lanes.take(line, time.monotonic())
         except (OSError, ValueError):
-            self.heard = ""
+            pass
         finally:
-            self.heard = ""
+            self._unheard(socket)
             writer.close()
+
+    def _unheard(self, socket: str) -> None:
+        """This one is heard no longer; another may be by now."""
+        if self._tried == socket:
+            self.heard, self._tried = "", None
 
     # Showing
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,9 @@ from tests.tui.app.conftest import Opening
 from trees.store import Store
 from trees.verify import verify
 from tui.app.frame import Table
+from tui.app.handing_out import hand_out
 from tui.app.notes import notes_of
+from tui.app.screens import trees as trees_module
 from tui.app.screens.trees import TreesScreen
 from tui.main import main
 
@@ -71,6 +74,17 @@ async def test_a_filter_lists_what_it_lets_through_and_says_what_it_does_not_kno
         await driven.until(lambda: "did you mean turns?" in driven.text(), "the misspelt key is pointed out")
         await driven.press("escape")
         await listed(driven, 2)
+
+
+@pytest.mark.usefixtures("run_id")
+@pytest.mark.parametrize("depth", [1, 2])
+async def test_the_filter_is_reached_from_every_pane(opening: Opening, depth: int) -> None:
+    async with opening(80, 24, mode="trees") as driven:
+        screen = await listed(driven, 2)
+        await driven.press(*["enter"] * depth)
+        await driven.press("slash", *"zzz")
+        assert screen.query_one("#filter", Input).value == "zzz"
+        await driven.until(lambda: screen.index.total == 0, "no tree is listed")
 
 
 @pytest.mark.usefixtures("run_id")
@@ -139,6 +153,27 @@ async def test_marked_trees_are_handed_out(opening: Opening, tmp_path: Path) -> 
 
 
 @pytest.mark.usefixtures("run_id")
+async def test_the_app_looks_at_the_store_while_trees_are_being_written(
+    opening: Opening, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_end = threading.Event()
+
+    def slow(store: Store, trees: Sequence[str], path: Path) -> int:
+        may_end.wait(60)
+        return hand_out(store, trees, path)
+
+    monkeypatch.setattr(trees_module, "hand_out", slow)
+    async with opening(mode="trees") as driven:
+        await listed(driven, 2)
+        trees(driven)._export("all.md")
+        await driven.app.look()
+        await driven.press("enter", "j")
+        assert "went on from" in driven.text()
+        may_end.set()
+        await driven.until((tmp_path / "all.md").is_file, "the file is there")
+
+
+@pytest.mark.usefixtures("run_id")
 async def test_an_edit_becomes_a_branch_beside_the_old_one(opening: Opening, store_path: Path) -> None:
     async with opening(mode="trees") as driven:
         screen = await listed(driven, 2)
@@ -177,8 +212,9 @@ async def test_blind_a_person_votes_and_sees_nothing_that_could_sway(
         assert screen.node is not None
         user = screen.opened.tree.parent(screen.node.id)
         assert user is not None
-        for key in ("g", "w", "J", "d", "Y"):
+        for key in ("g", "w", "J", "d", "Y", "R", "e", "E"):
             await driven.press(key)
+            assert driven.screen is screen, f"{key} asks something that names the role"
         text = driven.text()
         assert not [word for word in HIDDEN if word in text.lower()]
         assert {reply.text[:12] in text for reply in screen.opened.tree.children(user.id)} == {True}

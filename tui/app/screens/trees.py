@@ -23,7 +23,6 @@ from textual.timer import Timer
 from textual.widgets import DataTable, Input, Static
 
 from simulation.votes import CannotVote, Person, keep_vote
-from trees.errors import EspalierError
 from trees.store import Store
 from trees.values import Node
 from tui.app import blind, filters, index, telling
@@ -46,6 +45,7 @@ VIEWS: dict[str, View] = {"t": "text", "d": "diff", "g": "judged", "p": "persona
 
 SEEN_BLIND: tuple[View, ...] = ("text", "persona")
 """Views that tell nothing of who wrote a reply or what anybody said of it."""
+GROWING = ("reroll", "edit", "extend")
 TYPING_S = 0.15
 """How long a person must have stopped typing before a filter is asked, in seconds."""
 AHEAD = 50
@@ -136,6 +136,7 @@ class TreesScreen(Mode):
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "back", "Back", show=False, id="trees.back"),
+        Binding("slash", "filter", "Filter", show=False, key_display="/", id="trees.filter"),
         Binding("b", "blind", "Judge blind", id="trees.blind"),
         Binding("comma", "beside(-1)", "Previous tree", show=False, id="trees.previous"),
         Binding("full_stop", "beside(1)", "Next tree", show=False, id="trees.next"),
@@ -628,8 +629,12 @@ class TreesScreen(Mode):
     # Judging blind
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Votes are taken only while everything that could sway them is hidden."""
-        return self.blind if action == "vote" else super().check_action(action, parameters)
+        """Votes are taken only while everything that could sway them is hidden; what grows a tree names its roles."""
+        if action == "vote":
+            return self.blind
+        if action in GROWING:
+            return not self.blind
+        return super().check_action(action, parameters)
 
     def action_blind(self) -> None:
         self.blind = not self.blind
@@ -726,10 +731,7 @@ class TreesScreen(Mode):
             return hand_out(store, chosen or trees_of(store, wanted), Path(name))
 
         async def export() -> None:
-            try:
-                self.main.tell(f"{await self.main.figures.ask(write)} trees written to {name}")
-            except EspalierError as error:
-                self.main.tell(str(error), severity="error")
+            self.main.tell(f"{await self.main.deep.ask(write)} trees written to {name}")
 
         self.main.set_to_work(export)
 

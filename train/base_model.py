@@ -12,13 +12,14 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from agents.models.model_folder import fetched, folder_digest, read_adapter
 from agents.models.protocol import ModelFailure
 from agents.models.weights import EMBEDDED, locate
 from train.config import LoraSettings, TrainingConfig
+from train.memory import is_out_of_memory
 from trees.errors import SetupError
 
 
@@ -49,12 +50,33 @@ def open_base(config: TrainingConfig) -> OpenedBase:
         start = read_adapter(config.start) if config.start else None
         model = _adapted(base, config, None if start is None else str(start.path))
     except (ModelFailure, OSError, ValueError, RuntimeError, KeyError) as error:
+        if is_out_of_memory(error):
+            raise
         raise SetupError(
             f"{config.base!r} cannot be opened for training: {error}", hint="Check `base`, `start` and `lora.targets`."
         ) from error
     if config.quantised == "no":
         model = model.to(device)
     return OpenedBase(model, tokenizer, digest, None if start is None else start.digest)
+
+
+def base_on_paper(config: TrainingConfig) -> Any:
+    """What `open_base` would load, without its weights: shapes alone. Raises SetupError if it is not known."""
+    try:
+        if config.base == EMBEDDED or config.base.endswith(".gguf"):
+            file = locate(config.base).path
+            shape = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
+        else:
+            shape = AutoConfig.from_pretrained(config.base.removeprefix("hf://"))
+        with torch.device("meta"):
+            base = AutoModelForCausalLM.from_config(shape, dtype=getattr(torch, config.dtype))
+            if config.start is not None:
+                return get_peft_model(base, PeftConfig.from_pretrained(config.start, inference_mode=False))
+            return base if config.lora is None else get_peft_model(base, adapter_config(config.lora))
+    except (ModelFailure, OSError, ValueError, RuntimeError, KeyError) as error:
+        raise SetupError(
+            f"the configuration of {config.base!r} cannot be read: {error}", hint="Check `base` and `lora.targets`."
+        ) from error
 
 
 def device_of(wanted: str) -> torch.device:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
+from train.memory import MemoryEstimate
+
 AlarmKind = Literal["not_a_number", "chosen_falls", "too_easy", "length", "overfits"]
 Wish = Literal["go", "pause", "stop"]
 """What a person wants of a training: it is asked after every optimiser step."""
@@ -49,6 +51,23 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Forecast:
+    """What a training takes, by its longest row, which was tried before the first step counted."""
+
+    memory: MemoryEstimate
+    tokens: int
+    """Of that row."""
+    seconds: float
+    """Of its forward and backward pass."""
+    peak_bytes: int
+    """The most memory in use meanwhile; on a CPU, by the whole process since it began."""
+    steps: int
+    """Still to be made."""
+    left_s: float
+    """Until the end, in seconds, with evaluations and the reference's pass."""
+
+
+@dataclass(frozen=True)
 class Alarm:
     """Something that a person should look at, in words."""
 
@@ -61,6 +80,9 @@ class Alarm:
 
 class Sink(Protocol):
     """Who is told, in order; called from the training's thread."""
+
+    def forecast(self, forecast: Forecast) -> None:
+        """Once, before the first step."""
 
     def point(self, point: Point) -> None: ...
 

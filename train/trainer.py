@@ -29,6 +29,7 @@ from train.points import Alarm, Point, Preferences, Sink, Wish
 from train.reference import reference_sums
 from train.token_tree import TokenTree
 from train.tree_model import TreeModel, longest_path
+from train.trial import forecast
 from trees.errors import SetupError
 from trees.ids import digest_of
 
@@ -88,10 +89,11 @@ def fit(
             f"none of {len(trees)} trees holds anything to train on with objective {config.objective!r}",
             hint="sft needs targets, dpo needs pairs: judge the run, or lower the margin.",
         )
+    last = last_checkpoint(out)
+    sink.forecast(forecast(model, rows, held, config, 0 if last is None else step_of(last)))
     weights = digest_of("weights", opened.base_digest, opened.start_digest, config.dtype, config.quantised)
     train_items, held_items = (_items(each, model, config, weights, references) for each in (rows, held))
     trainer = TreeTrainer(model, config, train_items, held_items, out, sink, ask)
-    last = last_checkpoint(out)
     trainer.train(resume_from_checkpoint=str(last) if last is not None else None)
     ended = trainer.ended()
     folder = None if ended in ("paused", "failed") else out / "trained"
@@ -112,7 +114,12 @@ def fit(
 def last_checkpoint(out: Path) -> Path | None:
     """The newest checkpoint that is whole."""
     found = [folder for folder in out.glob("checkpoint-*") if (folder / MARKER).exists()]
-    return max(found, key=lambda folder: int(folder.name.rpartition("-")[2]), default=None)
+    return max(found, key=step_of, default=None)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The optimiser step that a checkpoint was made after."""
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 class TreeTrainer(Trainer):  # type: ignore[misc]

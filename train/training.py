@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING, Any
 
 from train.adapters import keep_adapter_files, keep_model_notes
 from train.config import Machine, TrainingConfig
+from train.memory import MemoryEstimate, is_out_of_memory, what_to_lower
 from train.model_card import model_card
-from train.points import Alarm, Point, Sink, Wish
+from train.points import Alarm, Forecast, Point, Sink, Wish
 from train.templates import open_reader
 from train.training_plan import Plan, TokenData, operation_of, plan_of, token_data
 from trees.errors import EspalierError, SetupError, StoreError, StoreFull
@@ -118,17 +119,17 @@ class Job:
         try:
             _quiet()
             from train.base_model import open_base
-            from train.trainer import fit, last_checkpoint
+            from train.trainer import fit, last_checkpoint, step_of
         except ImportError as error:
             raise SetupError(f"training needs torch, transformers and PEFT ({error}): {INSTALL}") from error
         data = token_data(plan, open_reader(plan.config.base))
         config = plan.config.model_copy(update={"start": None if plan.start is None else str(plan.start.path)})
         folder = training_folder(self._path, row.id)
-        with _told_in_words(folder):
+        with _told_in_words(folder, config, data) as known:
             opened = open_base(config)
-            _check_memory(opened, config, data)
+            known.estimate = _check_memory(opened, config, data)
             done = last_checkpoint(folder)
-            step = 0 if done is None else int(done.name.rpartition("-")[2])
+            step = 0 if done is None else step_of(done)
             store.apply(
                 [
                     *forget_points(row.id, step),
@@ -272,6 +273,12 @@ class _Recorder:
         if self.told is not None:
             self.told.point(point)
 
+    def forecast(self, forecast: Forecast) -> None:
+        said = {**asdict(forecast), "memory": forecast.memory.as_dict()}
+        self.store.apply(keep_event(self.training, "training.forecast", said))
+        if self.told is not None:
+            self.told.forecast(forecast)
+
     def alarm(self, alarm: Alarm) -> None:
         self.fatal = alarm.text if alarm.fatal else self.fatal
         self.store.apply(keep_event(self.training, "training.alarm", asdict(alarm)))
@@ -308,19 +315,26 @@ def _row_of(point: Point) -> TrainingPoint:
     )
 
 
-def _check_memory(opened: OpenedBase, config: TrainingConfig, data: TokenData) -> None:
-    """Raise SetupError where a step would surely end the process: a system that runs out of memory tells nobody why."""
+def _check_memory(opened: OpenedBase, config: TrainingConfig, data: TokenData) -> MemoryEstimate:
+    """What a step takes.
+
+    Raises SetupError where that would surely end the process: a system that runs out of memory tells nobody why.
+    """
     from train.trial import estimate_memory
 
-    tokens = min(config.tokens_per_row, sum(tree.token_count for tree in data.trained))
-    estimate = estimate_memory(opened.model, config, tokens)
-    needed, free = estimate.training + estimate.activations + estimate.logits, free_bytes(opened)
-    if free is not None and needed > SURELY * free:
+    estimate, free = estimate_memory(opened.model, config, _longest_row(config, data)), free_bytes(opened)
+    if free is not None and estimate.step > SURELY * free:
         raise SetupError(
-            f"a step over {tokens} tokens takes about {needed / 1e9:.1f} GB beside the weights, and "
-            f"{free / 1e9:.1f} GB are free",
-            hint=_LESS_MEMORY,
+            f"a step over {estimate.tokens} tokens takes about {estimate.step / 1e9:.1f} GB beside the weights, and "
+            f"{free / 1e9:.1f} GB are free (in all {estimate.words()})",
+            hint=what_to_lower(config),
         )
+    return estimate
+
+
+def _longest_row(config: TrainingConfig, data: TokenData) -> int:
+    """Tokens that the longest row may have."""
+    return min(config.tokens_per_row, sum(tree.token_count for tree in data.trained))
 
 
 def free_bytes(opened: OpenedBase) -> int | None:
@@ -357,20 +371,28 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", message="Could not find a config file")
 
 
+@dataclass
+class _Known:
+    """What is known of the memory that a step takes."""
+
+    estimate: MemoryEstimate | None = None
+
+
 @contextmanager
-def _told_in_words(folder: Path) -> Iterator[None]:
+def _told_in_words(folder: Path, config: TrainingConfig, data: TokenData) -> Iterator[_Known]:
     """Memory and disk that run out, as errors that tell what to do."""
+    known = _Known()
     try:
-        yield
+        yield known
     except (OSError, RuntimeError, MemoryError) as error:
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         if any(sign in said for sign in _DISK) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
             hint = "Free some space, then go on: the last whole checkpoint is kept."
             raise StoreFull(f"no room for a checkpoint in {folder}: {said}", hint=hint) from error
-        if isinstance(error, MemoryError) or any(sign in said.lower() for sign in _MEMORY):
+        if is_out_of_memory(error):
             raise SetupError(
-                f"there is too little memory for this: {said}",
-                hint=_LESS_MEMORY,
+                f"there is too little memory for this: {said}{_estimated(known, config, data)}",
+                hint=what_to_lower(config),
             ) from error
         raise
     except Exception as error:
@@ -381,6 +403,15 @@ def _told_in_words(folder: Path) -> Iterator[None]:
         raise
 
 
-_LESS_MEMORY = "Lower tokens_per_row, set machine.gradient_checkpointing = true, or take a smaller base."
+def _estimated(known: _Known, config: TrainingConfig, data: TokenData) -> str:
+    """What was estimated, as the end of a sentence; of a base that did not get into memory, by its configuration."""
+    from train.trial import memory_on_paper
+
+    try:
+        estimate = known.estimate or memory_on_paper(config, _longest_row(config, data))
+    except (EspalierError, RuntimeError, MemoryError):
+        return ""
+    return f"\nA step was estimated at {estimate.words()}."
+
+
 _DISK = ("No space left", "os error 28", "PytorchStreamWriter failed", "Disk quota exceeded")
-_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")

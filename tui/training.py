@@ -16,13 +16,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from train.memory import in_bytes
 from train.points import Point
 from tui.console import console, count, duration, say
 
 if TYPE_CHECKING:
     from rich.live import Live
 
-    from train.points import Alarm
+    from train.points import Alarm, Forecast
     from train.training import Ending, Job
     from trees.trainings import TrainingPoint, TrainingRow
 
@@ -111,6 +112,10 @@ class Progress:
             self._told = now
             say(line, stderr=True)
 
+    def forecast(self, forecast: Forecast) -> None:
+        if not self._quiet:
+            say(in_words(forecast), stderr=True)
+
     def alarm(self, alarm: Alarm) -> None:
         say(f"alarm at step {alarm.step}: {alarm.text}", stderr=True)
 
@@ -122,6 +127,16 @@ class Progress:
         if done <= 0:
             return ""
         return f"  {duration((now - self._since) / done * max(0.0, 1 - share))} left"
+
+
+def in_words(forecast: Forecast) -> str:
+    """What a training takes, before its first step."""
+    memory, left = forecast.memory.words(), duration(forecast.left_s)
+    return (
+        f"memory {memory}\n"
+        f"the longest row, {count(forecast.tokens)} tokens, took {forecast.seconds:.2g} s forward and backward, and "
+        f"{in_bytes(forecast.peak_bytes)} at most\nabout {left} for {forecast.steps} steps"
+    )
 
 
 def share_done(row: TrainingRow, step: int, epoch: float) -> float:

@@ -6,6 +6,7 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from train.memory import memory_from
 from trees.jobs import events, live_engine
 from trees.trainings import TrainingPoint, adapters, points, training
 from tui.console import duration, say, say_table
@@ -24,6 +25,7 @@ def training_facts(store: Store, training_id: str) -> dict[str, Any]:
     seen = points(store, training_id)
     made = adapters(store, training_id)
     engine = live_engine(store, training_id)
+    happened = events(store, row.id, limit=100_000)
     trained = [point for point in seen if point.kind == "training"]
     share = share_done(row, trained[-1].step, trained[-1].epoch) if trained else 0.0
     return {
@@ -42,7 +44,8 @@ def training_facts(store: Store, training_id: str) -> dict[str, Any]:
         "lineage": row.lineage,
         "share": 1.0 if row.state == "finished" else share,
         "points": [asdict(point) for point in seen],
-        "alarms": [event.data for event in events(store, row.id, limit=100_000) if event.kind == "training.alarm"],
+        "alarms": [event.data for event in happened if event.kind == "training.alarm"],
+        "forecast": next((event.data for event in reversed(happened) if event.kind == "training.forecast"), None),
         "adapter": made[0].id if made else None,
         "adapter_path": str(store.path.parent / made[0].path) if made else None,
         "result": None if row.result is None else str(store.path.parent / row.result),
@@ -63,6 +66,7 @@ def say_training(facts: dict[str, Any]) -> None:
             ("from", "the base" if facts["start"] is None else f"adapter {facts['start']}"),
             ("data", f"{facts['data']}, {people}"),
             ("trainings", ", ".join(f"{step['kind']} {step['id'][:8]}" for step in lineage["trainings"])),
+            *_forecast(facts["forecast"]),
         ],
     )
     _say_points([TrainingPoint(**point) for point in facts["points"]])
@@ -75,6 +79,13 @@ def say_training(facts: dict[str, Any]) -> None:
         say(f"\nadapter {facts['adapter']}\ntalk with it: {talk}")
     if facts["result"] is not None:
         say(f"\nall weights were trained: the model lies in {facts['result']}")
+
+
+def _forecast(forecast: dict[str, Any] | None) -> list[tuple[str, str]]:
+    if forecast is None:
+        return []
+    took = f"{forecast['tokens']} tokens in {forecast['seconds']:.2g} s forward and backward"
+    return [("memory", memory_from(forecast["memory"]).words()), ("longest row", took)]
 
 
 def _because(reason: str | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,14 +15,17 @@ pytest.importorskip("peft", reason="the training extra is not installed")
 import torch
 from peft import LoraConfig, get_peft_model
 
+from tests.support.tiny_base import tiny_base
 from tests.support.token_trees import FAMILIES, random_tree, tiny_model
+from train.base_model import open_base
 from train.config import TrainingConfig
 from train.lean_memory import LeanMemory, Recipe
+from train.memory import FRAMEWORK, what_to_lower
 from train.packing import PackedSequence, pack
 from train.reply_logps import row_of, token_logps
 from train.tree_attention import prepare
 from train.tree_model import TreeModel
-from train.trial import estimate_memory, try_step
+from train.trial import estimate_memory, memory_on_paper, try_step
 
 
 @pytest.fixture(autouse=True)
@@ -108,3 +112,37 @@ def test_a_trial_leaves_everything_as_it_was() -> None:
     assert all(torch.equal(now, then) for now, then in zip(model.parameters(), before, strict=True))
     assert all(p.grad is None for p in model.parameters())
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_random_state_is_kept_where_a_trial_draws() -> None:
+    model = get_peft_model(
+        tiny_model("llama"), LoraConfig(r=4, lora_dropout=0.5, target_modules="all-linear", task_type="CAUSAL_LM")
+    ).train()
+    (sequence,) = pack([random_tree(1)], "sft", 1_000)
+    tree_model = TreeModel(model, 200)
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    try_step(tree_model, sequence, TrainingConfig(objective="sft"))
+    assert torch.equal(torch.rand(4), expected)
+
+
+@pytest.mark.parametrize("lora", [{"rank": 4}, None])
+def test_on_paper_a_base_takes_what_it_takes_when_it_is_loaded(lora: Any, tmp_path: Path) -> None:
+    config = TrainingConfig.model_validate({"objective": "sft", "base": str(tiny_base(tmp_path)), "lora": lora})
+    paper, loaded = memory_on_paper(config, 500), estimate_memory(open_base(config).model, config, 500)
+    assert paper == loaded
+    assert paper.total == paper.weights + paper.step + FRAMEWORK
+
+
+def test_what_to_lower_names_what_stands_now_and_leaves_out_what_is_low() -> None:
+    config = TrainingConfig.model_validate({"objective": "dpo", "tokens_per_row": 900, "lora": {"rank": 64}})
+    assert what_to_lower(config) == (
+        "Lower tokens_per_row (now 900) or lora.rank (now 64), set machine.gradient_checkpointing = true, "
+        "set dtype = 'bfloat16', set quantised = 'nf4' on a GPU, or take a smaller base."
+    )
+    low = {"objective": "dpo", "dtype": "bfloat16", "lora": None, "machine": {"gradient_checkpointing": True}}
+    said = what_to_lower(TrainingConfig.model_validate(low))
+    assert "train an adapter and not all weights" in said
+    assert "checkpointing" not in said
+    assert "bfloat16" not in said

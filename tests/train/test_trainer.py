@@ -27,7 +27,7 @@ from train.base_model import OpenedBase, adapter_config
 from train.config import LoraSettings, TrainingConfig, read_training_config
 from train.flat import dpo_trainer, sft_trainer
 from train.packing import pack
-from train.points import Alarm, Point, Wish
+from train.points import Alarm, Forecast, Point, Wish
 from train.trainer import fit, last_checkpoint
 from trees.errors import SetupError
 
@@ -47,11 +47,15 @@ class Seen:
     """A sink that remembers."""
 
     points: list[Point] = field(default_factory=list)
+    forecasts: list[Forecast] = field(default_factory=list)
     alarms: list[Alarm] = field(default_factory=list)
     checkpoints: list[int] = field(default_factory=list)
 
     def point(self, point: Point) -> None:
         self.points.append(point)
+
+    def forecast(self, forecast: Forecast) -> None:
+        self.forecasts.append(forecast)
 
     def alarm(self, alarm: Alarm) -> None:
         self.alarms.append(alarm)
@@ -158,6 +162,30 @@ def test_paused_and_taken_up_again_gives_the_same_weights(objective: str, lora: 
     assert (second.ended, second.steps) == ("done", unbroken.steps)
     assert seen.points[0].step == 4
     assert torch.equal(weights(resumed.model), weights(whole.model))
+
+
+@pytest.mark.parametrize("objective", ["sft", "dpo"])
+def test_what_a_training_takes_is_tried_first_and_changes_nothing(
+    objective: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = settings(objective=objective, lora={"rank": 4, "dropout": 0.3})
+    tried, seen = opened(config.lora), Seen()
+    outcome = fit(tried, TREES, config, tmp_path / "tried", seen)
+    (told,) = seen.forecasts
+    longest = max(len(row) for row in pack(TREES, config.objective, config.tokens_per_row))
+    assert (told.tokens, told.memory.tokens, told.steps) == (longest, longest, outcome.steps)
+    assert told.left_s > told.seconds > 0
+    monkeypatch.setattr("train.trainer.forecast", lambda *_: told)
+    untried = opened(config.lora)
+    fit(untried, TREES, config, tmp_path / "untried", Seen())
+    assert torch.equal(weights(tried.model), weights(untried.model))
+
+
+def test_what_is_left_is_told_when_a_training_is_gone_on_with(tmp_path: Path) -> None:
+    config, again = settings(schedule={"steps": 8, "epochs": 99, "rows_per_step": 2}), Seen()
+    fit(opened(config.lora), TREES, config, tmp_path, Seen(), ask=after(3, "pause"))
+    fit(opened(config.lora), TREES, config, tmp_path, again)
+    assert again.forecasts[0].steps == 5
 
 
 KILLED = """

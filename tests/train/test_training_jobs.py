@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -35,7 +36,7 @@ from train.adapters import (
 )
 from train.config import TrainingConfig, read_training_config
 from train.data import Selection
-from train.points import Alarm, Point
+from train.points import Alarm, Forecast, Point
 from train.training import Job, training_folder
 from train.training_plan import begin, plan_of, plan_training
 from trees.errors import SetupError, StoreFull
@@ -101,6 +102,8 @@ class Told:
             self.steps.append(point.step)
         if point.kind == "training" and point.step == self.step:
             self.act()
+
+    def forecast(self, forecast: Forecast) -> None: ...
 
     def alarm(self, alarm: Alarm) -> None: ...
 
@@ -333,6 +336,40 @@ def test_disk_and_memory_that_run_out_are_told_and_the_training_can_go_on(
     with Store.open(store_path) as store:
         assert training(store, identity).state == "failed"
     assert Job(store_path, identity).run().state == "finished"
+
+
+def test_memory_that_runs_out_is_told_with_the_estimate_and_what_to_lower(
+    base: Path, store_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    identity = begun(store_path, config(base))
+    with pytest.raises(SetupError) as caught:
+        Job(store_path, identity, Told(3, full)).run()
+    words = r"A step was estimated at about \d+ MB: weights .* MB, .* activations of 295 tokens .* MB, logits"
+    assert re.search(words, caught.value.message)
+    assert caught.value.hint is not None
+    assert "Lower tokens_per_row (now 300) or lora.rank (now 4)" in caught.value.hint
+    assert "gradient_checkpointing" in caught.value.hint
+    with Store.read(store_path) as store:
+        assert re.search(words, training(store, identity).reason or ""), "it is kept, too"
+
+    monkeypatch.setattr("train.base_model.AutoModelForCausalLM.from_pretrained", full)
+    with pytest.raises(SetupError, match=words):
+        Job(store_path, identity).run()
+
+
+def test_what_a_training_takes_is_an_event_before_its_first_step(base: Path, store_path: Path) -> None:
+    identity = begun(store_path, config(base))
+    Job(store_path, identity).run()
+    with Store.read(store_path) as store:
+        kinds = [event.kind for event in events(store, identity)]
+        told = next(event.data for event in events(store, identity) if event.kind == "training.forecast")
+    assert kinds.index("engine.started") < kinds.index("training.forecast") < kinds.index("training.checkpoint")
+    assert told["steps"] == STEPS
+    assert told["seconds"] > 0
+    assert told["memory"]["total"] > told["memory"]["weights"] > 0
 
 
 def test_what_surely_does_not_fit_is_refused_before_a_step(

@@ -80,6 +80,7 @@ def test_sft_and_dpo_from_judged_trees_to_a_conversation(espalier: Espalier, rea
     assert [step["kind"] for step in second["lineage"]["trainings"]] == ["sft", "dpo"]
 
     shown = espalier("train", "show", second["training"][:8]).output
+    assert "s forward and backward" in shown
     assert "finished, 100% done" in shown
     assert f"--adapter {second['adapter'][:8]}" in shown
     assert "margin" in shown
@@ -125,7 +126,9 @@ def test_a_dry_run_says_what_would_be_trained_and_keeps_nothing(espalier: Espali
     assert facts["data"]["pairs"] == 2 * len(PEOPLE)
     assert facts["data"]["measured_trees"] == 1
     assert 0 < facts["tokens"] < facts["tokens_flat"]
+    assert facts["memory"]["total"] > facts["memory"]["weights"] > 0
     said = espalier("train", "sft", "training.toml", "--dry-run").output
+    assert "gradients and moments" in said
     assert "8 targets in 4 trees of 4 people" in said
     assert as_json(espalier("train", "list", "--json")) == []
 

@@ -17,7 +17,7 @@ from trees.store import Store
 from trees.trainings import TrainingPoint, TrainingRow, adapters, points, trainings
 from tui.app.curves import STYLES, Figure, Point, Series, smooth
 from tui.app.standing import LATE_S, Word
-from tui.console import count
+from tui.console import count, duration
 from tui.launch import log_path
 from tui.training import share_done
 
@@ -379,6 +379,8 @@ def event_in_words(event: Event) -> str:
             return f"planned: {', '.join(f'{number} {unit}' for unit, number in data.items())}"
         case "training.checkpoint":
             return f"checkpoint at step {data.get('step')}"
+        case "training.forecast":
+            return f"about {duration(data['left_s'])} for {data['steps']} steps, by a row that was tried"
         case "engine.started":
             return f"a process began at step {data.get('step', 0)}, pid {data.get('pid')}"
         case "engine.left":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -33,7 +34,7 @@ _OPTIONS = (
     click.option("--adapter", metavar="ID", help="Go on from this adapter, or from what this training made."),
     set_option("Any field, as lora.rank=8."),
     click.option("--flat", is_flag=True, help="By TRL's own trainers on flattened rows, to compare with."),
-    click.option("--dry-run", is_flag=True, help="Say what would be trained; train nothing."),
+    click.option("--dry-run", is_flag=True, help="Say what would be trained, and in how much memory; train nothing."),
     click.option("--detach", is_flag=True, help="Train in the background; this terminal may be closed."),
     json_option,
     store_option,
@@ -222,11 +223,26 @@ def _dry_run(store: Store, plan: Plan, as_json: bool) -> dict[str, Any]:
         "rows": len(rows),
         "tokens": sum(len(row) for row in rows),
         "tokens_flat": sum(tree.flattened_count for tree in data.trained),
-        "steps": schedule.steps or max(1, round(a_pass * schedule.epochs)),
+        "steps": schedule.steps or max(1, ceil(a_pass * schedule.epochs)),
+        "memory": _memory(plan, max(map(len, rows))),
     }
     if not as_json:
         _say_dry_run(plan, document)
     return document
+
+
+def _memory(plan: Plan, tokens: int) -> dict[str, Any] | None:
+    """What a step is estimated to take, without loading weights; None where torch is missing or the base is strange."""
+    from trees.errors import SetupError
+
+    start = None if plan.start is None else str(plan.start.path)
+    try:
+        from train.trial import memory_on_paper
+
+        estimate = memory_on_paper(plan.config.model_copy(update={"start": start}), tokens)
+    except (ImportError, SetupError):
+        return None
+    return {**estimate.as_dict(), "words": estimate.words()}
 
 
 def _data_facts(plan: Plan) -> dict[str, Any]:
@@ -262,6 +278,7 @@ def _say_dry_run(plan: Plan, document: Mapping[str, Any]) -> None:
             f"{count(document['tokens'])} tokens in {document['rows']} rows; {count(document['tokens_flat'])} flat",
         ),
         ("steps", document["steps"]),
+        ("memory", "not known" if document["memory"] is None else document["memory"]["words"]),
     ]
     rows += [("left out", f"{number} {reason}") for reason, number in document["left_out"].items()]
     say_table(("", ""), rows)

@@ -34,7 +34,7 @@ from simulation.embedders import Vectors
 from simulation.gate import Gate, Price, Spent, prices_of, spent_on
 from simulation.generation import Answer, Weighed, draw_examples, weigh
 from simulation.growing_plan import Growing, GrowingConfig
-from simulation.persona_composer import compose_personality, compose_profile
+from simulation.persona_composer import composable, compose_nearest
 from simulation.persona_plan import Lack, Plan, count
 from simulation.pool import Pool, as_bytes, load_pool, vectors_of
 from trees.errors import StoreError
@@ -185,15 +185,23 @@ class Grower:
 
     def _lacking(self, kind: Kind, there: Pool) -> list[Lack]:
         """What the pool lacks of the plan, the most first; nothing without a plan."""
-        if not self._planned.steered:
-            return []
-        filled = count([there.items[i].text for i in there.ids()], kind, self._planned.axes)
-        return Plan(kind, self._planned.axes).lacks(filled, getattr(self._planned.sizes, kind))
+        return self._lacks(kind, self._filled(kind, there)) if self._planned.steered else []
+
+    def _filled(self, kind: Kind, there: Pool) -> dict[str, dict[str, int]]:
+        return count([there.items[i].text for i in there.ids()], kind, self._planned.axes)
+
+    def _lacks(self, kind: Kind, filled: Mapping[str, Mapping[str, int]]) -> list[Lack]:
+        """What is lacking, without what the composer has no words for where it is asked."""
+        axes = self._planned.axes
+        lacks = Plan(kind, axes).lacks(filled, getattr(self._planned.sizes, kind))
+        if self._planned.config.generator == "model":
+            return lacks
+        return [lack for lack in lacks if composable(kind, axes, lack.axis, lack.value)]
 
     async def _answers(self, kind: Kind, generation: int, there: Pool, lacking: Sequence[Lack]) -> list[Answer]:
         numbers = range(self._planned.config.calls)
         if self._planned.config.generator == "plan":
-            return [self._composed(kind, generation, number, lacking) for number in numbers]
+            return self._composed(kind, generation, there)
         async with asyncio.TaskGroup() as asking:
             tasks = [asking.create_task(self._ask(kind, generation, n, there, lacking)) for n in numbers]
         answers = [task.result() for task in tasks]
@@ -233,16 +241,23 @@ class Grower:
             return halted
         return Answer(number, model, call_id, read_items(answer.completions[0].text, kind))
 
-    def _composed(self, kind: Kind, generation: int, number: int, lacking: Sequence[Lack]) -> Answer:
-        """As many items from the axis tables as a call is asked for."""
-        compose = compose_profile if kind == "profile" else compose_personality
-        proposed = []
-        for index in range(self._planned.config.per_call):
-            place = f"{kind}.{generation}.{number}.{index}"
-            wanted = Plan(kind, self._planned.axes).wanted(_rotated(lacking, number + index))
-            text = compose(self._seed(place, "compose"), self._planned.axes, wanted).text
-            proposed.append(Proposed(tuple(sentences(text))))
-        return Answer(number, COMPOSER, None, proposed)
+    def _composed(self, kind: Kind, generation: int, there: Pool) -> list[Answer]:
+        """As many items from the axis tables as the calls of a generation are asked for, each for what still lacks."""
+        planned = self._planned
+        filled = self._filled(kind, there) if planned.steered else count([], kind, planned.axes)
+        plan, size = Plan(kind, planned.axes), getattr(planned.sizes, kind)
+        answers = []
+        for number in range(planned.config.calls):
+            proposed = []
+            for index in range(planned.config.per_call):
+                wanted = plan.wanted(self._lacks(kind, filled)) if planned.steered else {}
+                seed = self._seed(f"{kind}.{generation}.{number}.{index}", "compose")
+                made = compose_nearest(kind, seed, plan.drawn_by(filled, size), wanted)
+                for axis, value in made.values.items():
+                    filled[axis][value] += 1
+                proposed.append(Proposed(tuple(sentences(made.text))))
+            answers.append(Answer(number, COMPOSER, None, proposed))
+        return answers
 
     async def _approve(self, asked: Sequence[Candidate]) -> Sequence[str | None]:
         """The second look of a model: why each may not join."""

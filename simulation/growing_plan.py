@@ -22,6 +22,8 @@ from agents.prompts import Prompt, load_prompt
 from simulation.config import LimitsConfig, SamplingConfig, Section
 from simulation.embedders import Embedder
 from simulation.persona_axes import Axes
+from simulation.persona_composer import composable, compose_nearest
+from simulation.persona_plan import Plan
 from simulation.personas import seed_personalities, seed_profiles
 from trees.errors import SetupError
 from trees.ids import digest_of
@@ -140,12 +142,29 @@ def _seed_empty_pool(store: Store) -> None:
             store.apply(in_one(keep_item(item, source="seeds") for item in shipped[kind]))
 
 
+def left_out(planned: Growing) -> list[str]:
+    """What a plan asks of the composer that it has no words for, so that no one waits for it."""
+    if planned.config.generator == "model" or not planned.steered:
+        return []
+    return [
+        f"the composer has no words for {kind}.{axis} = {name!r}: it is left out (give the value `facts` in the plan)"
+        for kind in KINDS
+        if getattr(planned.sizes, kind)
+        for axis, table in planned.axes.of(kind).items()
+        for name, value in table.values.items()
+        if value.wanted and not composable(kind, planned.axes, axis, name)
+    ]
+
+
 def check_growing(planned: Growing) -> None:
     """Raise SetupError where a growing cannot work as asked."""
     if not planned.sizes.profile and not planned.sizes.personality:
         raise SetupError("nothing is asked for", hint="Say how many: --profiles 300 --personalities 80.")
     if planned.config.generator == "model" and not planned.models:
         raise SetupError("no model is there to invent people", hint="Name one with --model, or use --generator plan.")
+    for kind in KINDS:
+        if planned.config.generator == "plan" and (size := getattr(planned.sizes, kind)):
+            compose_nearest(kind, planned.seed, Plan(kind, planned.axes).drawn_by({}, size), {})
     for name, model in planned.models.items():
         if not model.capabilities.chat:
             raise SetupError(f"the model {name!r} does not chat, so it cannot invent people")

@@ -32,7 +32,11 @@ ROOM = (44, 52)
 """Words from which on a profile gets no further sentence; drawn for each."""
 TRAITS = (7, 8)
 """Fewest and most sentences of a personality."""
+MOST_WISHES: Mapping[Kind, int] = {"profile": 5, "personality": TRAITS[1] - 1}
+"""What `compose_nearest` tries to meet at once; a personality's way of writing is told beside it."""
 ATTEMPTS = 400
+FEW_ATTEMPTS = 40
+"""Before a wish is given up."""
 PUPILS_TO = 18
 RETIRED_FROM = 58
 LATEST_CHANGE = 55
@@ -189,17 +193,32 @@ def compose_personality(seed: int, axes: Axes, wanted: Mapping[str, str] | None 
     return _compose("personality", seed, axes, wanted or {})
 
 
-def _compose(kind: Kind, seed: int, axes: Axes, wanted: Mapping[str, str]) -> Composed:
+def compose_nearest(kind: Kind, seed: int, axes: Axes, wanted: Mapping[str, str]) -> Composed:
+    """As many of the wishes as go into one text, the first first. Raises SetupError if nothing can be composed at all.
+
+    What is lacking names a value of nearly every axis, and no text has room for a sentence on each.
+    """
+    wishes = dict(list(wanted.items())[: MOST_WISHES[kind]])
+    while True:
+        try:
+            return _compose(kind, seed, axes, wishes, FEW_ATTEMPTS if wishes else ATTEMPTS)
+        except SetupError:
+            if not wishes:
+                raise
+            wishes.popitem()
+
+
+def _compose(kind: Kind, seed: int, axes: Axes, wanted: Mapping[str, str], attempts: int = ATTEMPTS) -> Composed:
     for axis, value in wanted.items():
         require_value(axes, kind, axis, value)
-        if not _composable(kind, axes, axis, value):
+        if not composable(kind, axes, axis, value):
             raise SetupError(
                 f"the composer has no words for {kind}.{axis} = {value!r}",
                 hint="Give the value `facts` in the plan, or have a model write the pool.",
             )
     rng = random.Random(seed)
     fewest, most = PROFILE_WORDS if kind == "profile" else PERSONALITY_WORDS
-    for _ in range(ATTEMPTS):
+    for _ in range(attempts):
         try:
             drawn = _draw(rng, kind, axes, wanted)
             made = _profile(rng, axes, drawn, wanted) if kind == "profile" else _personality(rng, axes, drawn, wanted)
@@ -216,6 +235,8 @@ def _why_not(kind: Kind, axes: Axes, wanted: Mapping[str, str]) -> str:
     clashes = [axes.clash(kind, wanted, age) for age in ages]
     if all(clashes):
         return f"They do not go together: {clashes[0]}."
+    if mute := [axis for axis in axes.of(kind) if axis in _own_words(kind) and not _told_of(kind, axes, axis)]:
+        return f"The composer has no words for any value wanted of {', '.join(mute)}: give one `facts` or more weight."
     return "No sentences of the tables fit all of it; ask for less at a time."
 
 
@@ -223,7 +244,8 @@ def _first_year(axes: Axes, wanted: Mapping[str, str]) -> int:
     return axes.profile["age"].values[wanted["age"]].from_ or 0 if "age" in wanted else 0
 
 
-def _composable(kind: Kind, axes: Axes, axis: str, value: str) -> bool:
+def composable(kind: Kind, axes: Axes, axis: str, value: str) -> bool:
+    """Whether there are words for a value, in the tables or in the plan."""
     if axes.of(kind)[axis].values[value].facts:
         return axis in _BY_FACTS or kind == "personality" or axis not in _own_words(kind)
     shipped = _own_words(kind).get(axis)
@@ -260,7 +282,7 @@ def _draw(rng: random.Random, kind: Kind, axes: Axes, wanted: Mapping[str, str])
         bounds = axes.profile["age"].values[band]
         age = rng.randint(bounds.from_ or 0, bounds.to or OLDEST)
     for name, axis in axes.of(kind).items():
-        if name not in values:
+        if name not in values and (name in _own_words(kind) or _told_of(kind, axes, name)):
             open_ = [value for value in axis.values if _goes_with(kind, axes, values, age, name, value)]
             values[name] = _pick(rng, axis, open_)
     if axes.clash(kind, values, age):
@@ -269,8 +291,15 @@ def _draw(rng: random.Random, kind: Kind, axes: Axes, wanted: Mapping[str, str])
     return _Drawn(values, age, rng.choice(places) if places else None)
 
 
+def _told_of(kind: Kind, axes: Axes, axis: str) -> bool:
+    """Whether there are words for any value that is wanted of an axis; a model's pool may vary in more."""
+    return any(
+        value.wanted and composable(kind, axes, axis, name) for name, value in axes.of(kind)[axis].values.items()
+    )
+
+
 def _goes_with(kind: Kind, axes: Axes, values: Mapping[str, str], age: int, axis: str, value: str) -> bool:
-    return _composable(kind, axes, axis, value) and not axes.clash(kind, {**values, axis: value}, age)
+    return composable(kind, axes, axis, value) and not axes.clash(kind, {**values, axis: value}, age)
 
 
 def _pick(rng: random.Random, axis: Axis, names: Sequence[str]) -> str:
@@ -303,7 +332,7 @@ def _profile(rng: random.Random, axes: Axes, drawn: _Drawn, wanted: Mapping[str,
         lines.append(_one(rng, drawn, [home for home in table.homes if ("{place}" in home.says) == named]).says)
     work, family = _work(rng, drawn, job), [_sentence(rng, axes, drawn, "family")]
     lines += [*rng.choice([work + family, family + work]), rng.choice(interest.facts)]
-    lines += [_sentence(rng, axes, drawn, axis) for axis in axes.profile if axis not in _own_words("profile")]
+    lines += [_sentence(rng, axes, drawn, axis) for axis in values if axis not in _own_words("profile")]
     told = {axis: value for axis, value in values.items() if axis not in _IF_ROOM}
     room = rng.randint(*ROOM)
     for axis in _extras(rng, wanted):
@@ -425,7 +454,9 @@ def _where(place: Place) -> str:
 
 def _personality(rng: random.Random, axes: Axes, drawn: _Drawn, wanted: Mapping[str, str]) -> Composed:
     """Its way of writing is always told."""
-    axes_told = [axis for axis in axes.personality if axis not in ("pronouns", "register", *wanted)]
+    axes_told = [
+        axis for axis in axes.personality if axis in drawn.values and axis not in ("pronouns", "register", *wanted)
+    ]
     must = [axis for axis in (*wanted, "register") if axis in axes.personality and axis != "pronouns"]
     told = list(dict.fromkeys(must))
     told += rng.sample(axes_told, min(len(axes_told), max(0, rng.randint(*TRAITS) - len(told))))

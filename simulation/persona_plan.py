@@ -52,16 +52,28 @@ class Plan:
         shared = _shares(weights, max(0, size - sum(fixed.values())))
         return {name: fixed.get(name, shared.get(name, 0)) for name in values}
 
+    def drawn_by(self, counts: Mapping[str, Mapping[str, int]], size: int) -> Axes:
+        """The axes as what no wish names is drawn in a pool counted so far: of a quota what is left of it.
+
+        As weights, quotas would outweigh all the other values, whose weights are relative.
+        """
+        shared = {
+            name: _quotas_as_weights(axis, counts.get(name, {}), size) for name, axis in self.axes.of(self.kind).items()
+        }
+        return self.axes.model_copy(update={self.kind: shared})
+
     def lacks(self, counts: Mapping[str, Mapping[str, int]], size: int) -> list[Lack]:
-        """What a pool counted so far lacks of `size`, the largest share of its target first; ties in file order."""
+        """What a pool counted so far lacks of `size`: quotas, then the largest share of its target first; ties in
+        file order.
+        """
         found = []
         for axis in self.axes.of(self.kind):
-            have = counts.get(axis, {})
+            have, values = counts.get(axis, {}), self.axes.of(self.kind)[axis].values
             for value, target in self.targets(axis, size).items():
                 if have.get(value, 0) < target:
                     lack = Lack(axis, value, target - have.get(value, 0))
-                    found.append((-lack.deficit / target, -lack.deficit, lack))
-        return [lack for *_, lack in sorted(found, key=lambda row: row[:2])]
+                    found.append((values[value].quota is None, -lack.deficit / target, -lack.deficit, lack))
+        return [lack for *_, lack in sorted(found, key=lambda row: row[:3])]
 
     def wanted(self, lacks: Sequence[Lack]) -> dict[str, str]:
         """Of what is lacking as much as goes together, the first first: what to compose, or ask for, next."""
@@ -183,6 +195,20 @@ def _literals(sentences: Iterator[str] | Sequence[str]) -> Iterator[str]:
         longest = max((part.strip(" .,") for part in _NOT_LITERAL.split(sentence)), key=len)
         if len(longest) >= _LEAST_LITERAL:
             yield longest
+
+
+def _quotas_as_weights(axis: Axis, counts: Mapping[str, int], size: int) -> Axis:
+    quotas = {name: value.quota for name, value in axis.values.items() if value.quota is not None}
+    if not quotas:
+        return axis
+    left = {name: float(max(0, quota - counts.get(name, 0))) for name, quota in quotas.items()}
+    others = {name: value.weight for name, value in axis.values.items() if name not in quotas}
+    scale = max(0, size - sum(quotas.values())) / (sum(others.values()) or 1)
+    weights = left | {name: weight * scale for name, weight in others.items()}
+    if not any(weights.values()):
+        weights = {name: float(quotas.get(name, 0)) for name in axis.values}
+    drawn = {n: v.model_copy(update={"weight": weights[n], "quota": None}) for n, v in axis.values.items()}
+    return axis.model_copy(update={"values": drawn})
 
 
 def _shares(weights: Mapping[str, float], size: int) -> dict[str, int]:

@@ -17,13 +17,22 @@ from simulation.config import LimitsConfig
 from simulation.embedders import LexicalEmbedder
 from simulation.generation import draw_examples
 from simulation.growing import Grower, item_of
-from simulation.growing_plan import Growing, GrowingConfig, Sizes, begin_growing, check_growing, load_growing_prompts
-from simulation.persona_axes import load_axes
+from simulation.growing_plan import (
+    Growing,
+    GrowingConfig,
+    Sizes,
+    begin_growing,
+    check_growing,
+    left_out,
+    load_growing_prompts,
+)
+from simulation.persona_axes import Axes, load_axes
 from simulation.persona_composer import compose_profile
+from simulation.persona_plan import count
 from simulation.pool import load_pool, settle_thresholds
 from tests.support.agents import FakeModel, decides, says
 from trees.errors import Locked, SetupError
-from trees.personas import sentences
+from trees.personas import Kind, sentences
 from trees.pool import candidates, generations, growings, keep_item, pool, rejections
 from trees.store import Store
 from trees.verify import verify
@@ -51,6 +60,8 @@ async def plan(
     store: Store,
     *models: Model,
     size: int = 10,
+    personalities: int = 0,
+    axes: Axes = AXES,
     threshold: float = 0.8,
     checker: str | None = None,
     max_calls: int = 0,
@@ -62,14 +73,14 @@ async def plan(
     return Growing(
         config=GrowingConfig(**{"calls": 2, "per_call": 4, "examples": 4, **config}),
         seed=1,
-        sizes=Sizes(profile=size),
+        sizes=Sizes(profile=size, personality=personalities),
         limits=LimitsConfig(calls=max_calls),
         embedder=embedder,
         thresholds=thresholds,
         models={model.name: model for model in models},
         entries={model.name: ScriptedConfig(kind="scripted", permits=4, attempts=1) for model in models},
         checker=checker,
-        axes=AXES,
+        axes=axes,
         steered=steered,
         prompts=load_growing_prompts(),
     )
@@ -309,3 +320,63 @@ async def test_without_a_plan_nothing_is_asked_for(store: Store) -> None:
     model = FakeModel(decides(_by_request(NEW)))
     await grow(store, await plan(store, model, size=12))
     assert not any("lacks" in request.messages[-1].content for request in model.asked)
+
+
+def _composing(axes: Axes, *, profiles: int = 0, personalities: int = 0) -> dict[str, Any]:
+    """A growing from the axis tables, in which nothing but the same words says the same."""
+    sizes = {"size": profiles, "personalities": personalities}
+    return {**sizes, "axes": axes, "steered": True, "generator": "plan", "threshold": 1.0, "calls": 4}
+
+
+def _quotas(kind: Kind, axes: Sequence[str], number: int) -> Axes:
+    """A plan with a quota for the last value of each of these axes."""
+    tables = AXES.of(kind)
+    return load_axes(
+        "".join(f'[{kind}.{axis}.values]\n"{[*tables[axis].values][-1]}" = {{ quota = {number} }}\n' for axis in axes)
+    )
+
+
+@pytest.mark.parametrize("axes", [*([axis] for axis in ("age", "work", "life")), [*AXES.profile]], ids=str)
+async def test_profiles_grow_under_quotas_of_any_axes(tmp_path: Path, axes: list[str]) -> None:
+    planned_axes = _quotas("profile", axes, 6)
+    with Store.open(tmp_path / "empty.db") as empty:
+        planned = await plan(empty, **_composing(planned_axes, profiles=40))
+        check_growing(planned)
+        assert await grow(empty, planned) == "finished"
+        texts = [item.text for item in pool(empty, "profile", "train")]
+    assert len(texts) == 40
+    filled = count(texts, "profile", planned_axes)
+    assert all([*filled[axis].values()][-1] >= 5 for axis in axes)
+
+
+@pytest.mark.parametrize("axes", [["register"], ["trust"], [*AXES.personality]], ids=str)
+async def test_personalities_grow_under_quotas_of_any_axes(tmp_path: Path, axes: list[str]) -> None:
+    planned_axes = _quotas("personality", axes, 6)
+    with Store.open(tmp_path / "empty.db") as empty:
+        assert await grow(empty, await plan(empty, **_composing(planned_axes, personalities=40))) == "finished"
+        texts = [item.text for item in pool(empty, "personality", "train")]
+    assert len(texts) == 40
+    filled = count(texts, "personality", planned_axes)
+    assert all([*filled[axis].values()][-1] >= 5 for axis in axes)
+
+
+async def test_what_the_composer_has_no_words_for_is_named_and_left_out(store: Store) -> None:
+    axes = load_axes(
+        '[profile.eyes.values]\ngreen = { says = "has green eyes", words = ["green eyes"] }\n'
+        '[profile.region.values]\nMars = { says = "lives on Mars", quota = 5 }\n'
+    )
+    planned = await plan(store, **_composing(axes, profiles=20))
+    check_growing(planned)
+    assert [note.split(":")[0] for note in left_out(planned)] == [
+        "the composer has no words for profile.region = 'Mars'",
+        "the composer has no words for profile.eyes = 'green'",
+    ]
+    assert await grow(store, planned) == "finished"
+
+
+async def test_a_plan_of_which_nothing_can_be_composed_is_refused_before_the_start(store: Store) -> None:
+    others = "".join(f'"{value}" = {{ weight = 0 }}\n' for value in AXES.profile["region"].values)
+    axes = load_axes(f'[profile.region.values]\n{others}Mars = {{ says = "lives on Mars" }}\n')
+    with pytest.raises(SetupError, match="no profile could be composed") as refused:
+        check_growing(await plan(store, **_composing(axes, profiles=20)))
+    assert "no words for any value wanted of region" in (refused.value.hint or "")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
 
+from simulation.persona_axes import load_axes
 from tests.support.command_line import Espalier, as_json
 from tui.persona_page import page
 
@@ -150,3 +152,16 @@ def test_a_plan_that_is_none_is_refused_with_what_is_meant(espalier: Espalier, f
     (folder / "plan.toml").write_text('[profile.age.values]\n"20s" = { quota = 3 }\n', "utf-8")
     arguments = ("--profiles", "30", "--generator", "plan", "--embedder", "lexical", "--plan", "plan.toml")
     assert "'20s'" in espalier("personas", "grow", *arguments, exit_code=3).output
+
+
+def test_the_plans_in_the_docs_are_plans(espalier: Espalier, folder: Path) -> None:
+    page_of_docs = (Path(__file__).parents[2] / "docs" / "personas.md").read_text("utf-8")
+    plans = [block for block in re.findall(r"```toml\n(.*?)```", page_of_docs, re.DOTALL) if tomllib.loads(block)]
+    assert plans
+    for plan in plans:
+        load_axes(plan)
+        (folder / "plan.toml").write_text(plan, "utf-8")
+        arguments = ("--generator", "plan", "--plan", "plan.toml", "--embedder", "lexical", "--seed", "3")
+        told = espalier("personas", "grow", "--profiles", "60", "--personalities", "24", *arguments)
+        assert "finished" in told.output
+        assert "no words" not in told.output

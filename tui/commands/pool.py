@@ -96,13 +96,15 @@ def grow(**given: Any) -> None:
 
 async def _grow(given: Mapping[str, Any]) -> str:
     from simulation.cast import close_models
-    from simulation.growing_plan import begin_growing, check_growing
+    from simulation.growing_plan import begin_growing, check_growing, left_out
     from trees.store import Store
 
     with Store.open(given["store_path"]) as store:
         planned = await _planned(store, given)
         try:
             check_growing(planned)
+            for note in left_out(planned):
+                say(note, stderr=True)
             if given["dry_run"]:
                 return _say_plan(store, planned, given["as_json"])
             row = begin_growing(store, planned)

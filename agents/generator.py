@@ -76,11 +76,14 @@ def check_messages(prompt: Prompt, kind: Kind, text: str) -> tuple[Message, ...]
 
 
 def read_items(answer: str, kind: Kind) -> list[Proposed]:
-    """The items of an answer, in order; an answer without any list is one broken item."""
+    """The items of an answer, in order; an answer without any list, or with none in it, is one broken item.
+
+    So every answer counts as a candidate, and who answers nothing for ever is seen to be saturated.
+    """
     begin = _list_start(answer, LIST_OF[kind])
     if begin is None:
         return [Proposed((), "no_json", answer.strip()[:_SHOWN])]
-    return list(_items(answer, begin, kind))
+    return list(_items(answer, begin, kind)) or [Proposed((), "empty", answer.strip()[:_SHOWN])]
 
 
 def _list_start(answer: str, name: str) -> int | None:

@@ -9,6 +9,7 @@ Invariant: an item's id is the digest of its text as written, so the same item i
 
 from __future__ import annotations
 
+import codecs
 import json
 import random
 import re
@@ -24,6 +25,7 @@ Kind = Literal["profile", "personality"]
 LONGEST = 20_000
 """Characters of a line, at most."""
 _SHOWN = 80
+_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _SENTENCE_END = re.compile(r"[.!?][\"'”’)]*\s+(?=[\"'“‘(]*[A-Z])")
 _ABBREVIATION = re.compile(
     r"(?:\b(?:St|Dr|Mr|Mrs|Ms|Prof|Jr|Sr|vs|etc|e\.g|i\.e|No|Mt|Ft|a\.m|p\.m)|\b[A-Z](?:\.[A-Z])*)\.$"
@@ -88,6 +90,8 @@ class _Broken(ValueError):
 
 def parse_personas(data: bytes, *, kind: Kind | None, source: str) -> Parsed:
     """Read a file's bytes. `kind` says what its plain strings are; objects say so themselves."""
+    if data.startswith(_UTF_16):
+        return Parsed((), (Problem(1, "this is UTF-16: save it as UTF-8", ""),), ())
     items: dict[str, Profile | Personality] = {}
     problems: list[Problem] = []
     notes: list[str] = []
@@ -200,6 +204,8 @@ def _records(raw: bytes) -> Iterator[Any]:
     while at < len(line):
         try:
             value, at = json.JSONDecoder().raw_decode(line, at)
+        except RecursionError as error:
+            raise _Broken("not a record: lists or objects in each other without end") from error
         except ValueError as error:
             raise _Broken(f"not JSON: {error}") from error
         yield value

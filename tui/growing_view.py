@@ -27,6 +27,7 @@ WORDS: Mapping[str, str] = {
     "not_needed": "beyond the size",
     "no_json": "not readable",
     "cut": "cut off",
+    "empty": "empty answers",
     "wrong_shape": "of another shape",
 }
 

@@ -54,6 +54,11 @@ def test_a_broken_object_in_the_middle_is_stepped_over() -> None:
     assert [item.broken for item in read_items(text, "profile")] == [None, "no_json", None]
 
 
+@pytest.mark.parametrize("answer", ['{"profiles": []}', '{"profiles": [', "[]", '{"profiles": [,,]}'])
+def test_an_empty_list_is_one_broken_item(answer: str) -> None:
+    assert [(item.broken, item.text) for item in read_items(answer, "profile")] == [("empty", answer)]
+
+
 @pytest.mark.parametrize("answer", ["Sure! Here are some people:\n1. Ann, 40.", "", "{}", '{"people": []}'])
 def test_an_answer_without_a_list_is_one_broken_item(answer: str) -> None:
     found = read_items(answer, "profile")

@@ -219,6 +219,14 @@ async def test_it_stops_when_nothing_new_comes(store: Store) -> None:
     assert rejections(store, row.id)["profile"] == {"duplicate": 24}
 
 
+async def test_it_stops_when_nothing_comes_at_all(store: Store) -> None:
+    model = FakeModel(says('{"profiles": []}'))
+    state = await grow(store, await plan(store, model, size=50, window=10, saturation=0.1))
+    (row,) = growings(store)
+    assert state == "finished"
+    assert rejections(store, row.id)["profile"] == {"empty": 10}
+
+
 async def test_it_stops_at_a_budget_and_keeps_what_came(store: Store) -> None:
     model = FakeModel(decides(_by_request(NEW)))
     state = await grow(store, await plan(store, model, size=50, max_calls=4))

@@ -139,7 +139,8 @@ def test_the_released_form_holds_texts_alone(espalier: Espalier, grown: None, fo
         (b"", "holds no line"),
         (b'"' + b"x" * 30_000 + b'"\n', "longer than 20,000"),
         ('"Il est âgé."\n'.encode("latin-1"), "not UTF-8"),
-        ('"Er ist 40."\n'.encode("utf-16"), "not UTF-8"),
+        ('"Er ist 40."\n"Er singt."\n'.encode("utf-16"), "this is UTF-16: save it as UTF-8"),
+        (b'"He is 40. He sells bread."\n' + b"[" * 9000 + b"\n", "1 imported, 1 broken lines"),
     ],
 )
 def test_files_that_are_no_pool_are_named(espalier: Espalier, folder: Path, content: bytes, said: str) -> None:

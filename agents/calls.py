@@ -81,6 +81,9 @@ class Gate(Protocol):
     async def enter(self) -> None:
         """Wait while paused. Raises Halted when no call may start."""
 
+    async def halting(self) -> None:
+        """Wait until no call may start any more. Raises Halted then."""
+
     def spent(self, model: str, usage: Usage, seconds: float) -> None:
         """Account for an answered call."""
 
@@ -217,7 +220,7 @@ class Calls:
         async def attempt(_: int) -> T:
             return await _in_time(work(), seat.deadline_s)
 
-        outcome = await with_retries(attempt, seat.retries, seed=int(work_id[:8], 16))
+        outcome = await self._persistently(attempt, seat, work_id)
         if outcome.answer is None:
             raise await self._unanswered(seat, asking, work_id, outcome)
         return outcome.answer
@@ -234,11 +237,14 @@ class Calls:
                 await self._gate.enter()
                 return await _told(seat.permits, _in_time(ask(), seat.deadline_s))
 
-        outcome = await with_retries(attempt, seat.retries, seed=int(call_id[:8], 16))
+        outcome = await self._persistently(attempt, seat, call_id)
         if outcome.answer is None:
             raise await self._unanswered(seat, asking, call_id, outcome)
         seat.tally.add_answer(outcome.answer.usage, len(outcome.attempts))
         return outcome.answer, outcome.attempts
+
+    async def _persistently(self, attempt: Callable[[int], Awaitable[T]], seat: Seat, call_id: str) -> Outcome[T]:
+        return await with_retries(attempt, seat.retries, seed=int(call_id[:8], 16), halting=self._gate.halting)
 
     async def _kept(self, keeping: Awaitable[Kept]) -> Kept:
         """Wait for the store. What cannot be kept is no failure of the call: everything halts."""

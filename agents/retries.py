@@ -1,7 +1,8 @@
 """The one place that asks again. Everything else asks once and raises `ModelFailure`.
 
 Only retryable kinds are asked again. The wait grows by a factor, is spread by a jitter that the call's seed
-decides, and is never shorter than the server asked for. Permits are not this module's business: `ask` takes
+decides, and is never shorter than the server asked for; a server that asks for too long a wait gets none.
+A wait ends early when no call may start any more. Permits are not this module's business: `ask` takes
 what it needs for one attempt and gives it back before it returns or raises, so nothing is held during a
 wait.
 
@@ -33,7 +34,9 @@ class RetryPolicy:
     factor: float = 2.0
     """Each wait is this many times the one before."""
     max_wait_s: float = 30.0
-    """Longest wait of our own; a server that asks for a longer one gets it."""
+    """Longest wait of our own; a server that asks for a longer one gets it, up to `max_retry_after_s`."""
+    max_retry_after_s: float = 300.0
+    """Longest wait that a server may ask for; a call that is told to wait longer fails as `rate_limited`."""
     deadline_s: float | None = None
     """No wait begins that would end later than this many seconds after the first attempt; None: no such
     limit.
@@ -76,13 +79,14 @@ async def with_retries(
     *,
     seed: int,
     on_failure: Callable[[Attempt], None] | None = None,
+    halting: Callable[[], Awaitable[None]] | None = None,
     sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> Outcome[T]:
     """Ask until there is an answer or no use in asking again. `ask` takes the attempt's index.
 
-    `on_failure` hears of each failed attempt before the wait after it. What is not a ModelFailure passes
-    through.
+    `on_failure` hears of each failed attempt before the wait after it. `halting` raises as soon as no call
+    may start any more, and ends a wait. What is not a ModelFailure passes through.
     """
     failed: list[Attempt] = []
     began = clock()
@@ -97,15 +101,45 @@ async def with_retries(
             if on_failure is not None:
                 on_failure(failed[-1])
             if wait_s is None:
-                return Outcome(None, failure, tuple(failed))
+                return Outcome(None, _as_told(failure, policy), tuple(failed))
         else:
             return Outcome(answer, None, tuple(failed))
-        await sleep(wait_s)
+        await _wait(sleep(wait_s), halting)
+
+
+async def _wait(sleeping: Awaitable[object], halting: Callable[[], Awaitable[None]] | None) -> None:
+    """Sleep, unless a halt comes first, which is raised."""
+    if halting is None:
+        await sleeping
+        return
+    both = [asyncio.ensure_future(sleeping), asyncio.ensure_future(halting())]
+    try:
+        done, _ = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in both:
+            task.cancel()
+
+
+def _too_long(failure: ModelFailure, policy: RetryPolicy) -> bool:
+    return failure.retry_after_s is not None and failure.retry_after_s > policy.max_retry_after_s
+
+
+def _as_told(failure: ModelFailure, policy: RetryPolicy) -> ModelFailure:
+    """The failure that ends a call; where the server asks for too long a wait, that is what is told."""
+    if not failure.retryable or not _too_long(failure, policy):
+        return failure
+    words = (
+        f"{failure.message} (it asks to wait {failure.retry_after_s:g} s; "
+        f"max_retry_after_s allows {policy.max_retry_after_s:g})"
+    )
+    return ModelFailure("rate_limited", words, retry_after_s=failure.retry_after_s)
 
 
 def _wait_after(failure: ModelFailure, index: int, policy: RetryPolicy, seed: int, elapsed_s: float) -> float | None:
     """Seconds to wait before the next attempt; None if there is none."""
-    if not failure.retryable or index + 1 >= policy.attempts:
+    if not failure.retryable or index + 1 >= policy.attempts or _too_long(failure, policy):
         return None
     wait_s = wait_before_next(policy, seed, index, failure.retry_after_s)
     if policy.deadline_s is not None and elapsed_s + wait_s > policy.deadline_s:

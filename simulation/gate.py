@@ -79,6 +79,7 @@ class Gate:
         self._began = time.monotonic()
         self._calls_open = asyncio.Event()
         self._levels_open = asyncio.Event()
+        self._halting = asyncio.Event()
         self.resume()
 
     @property
@@ -100,6 +101,7 @@ class Gate:
     def halt(self, reason: str) -> None:
         """Let no further call start; those who wait are told too."""
         self.halted = self.halted or reason
+        self._halting.set()
         self._levels_open.set()
         self._calls_open.set()
 
@@ -107,6 +109,11 @@ class Gate:
         """Before a call. Raises Halted."""
         if not self._calls_open.is_set():
             await self._calls_open.wait()
+        self._check()
+
+    async def halting(self) -> None:
+        """Wait until no call may start any more. Raises Halted then."""
+        await self._halting.wait()
         self._check()
 
     async def hold(self) -> None:

@@ -7,6 +7,7 @@ as said, and a turn is kept whole: what the person said, with the reply.
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 
 from agents.calls import Calls, DeltaSink, Seat
@@ -65,6 +66,10 @@ class _OpenGate:
 
     async def enter(self) -> None:
         """Never waits."""
+
+    async def halting(self) -> None:
+        """Never comes."""
+        await asyncio.Event().wait()
 
     def spent(self, *_: object) -> None:
         """Nothing to account for."""

@@ -41,6 +41,5 @@ def open_model(name: str, config: ModelConfig, adapters: Adapters | None = None)
 
 def seat_of(model: Model, config: ModelConfig) -> Seat:
     """A loaded model with how its entry allows it to be asked."""
-    return Seat(
-        model, model.identity.id, Permits(config.limit()), config.deadline_s, RetryPolicy(attempts=config.attempts)
-    )
+    policy = RetryPolicy(attempts=config.attempts, max_retry_after_s=config.max_retry_after_s)
+    return Seat(model, model.identity.id, Permits(config.limit()), config.deadline_s, policy)

@@ -46,6 +46,9 @@ class ModelSettings(BaseModel):
     )
     deadline_s: float = Field(180.0, gt=0, description="Longest wait for one attempt of a call, in seconds.")
     attempts: int = Field(4, ge=1, le=20, description="How often a call is tried in all before it counts as failed.")
+    max_retry_after_s: float = Field(
+        300.0, ge=0, description="Longest wait that a server may ask for, in seconds; beyond it a call fails."
+    )
     input_price: float | None = Field(
         None, ge=0, description="Price of a million prompt tokens; leave out if it costs nothing or is unknown."
     )

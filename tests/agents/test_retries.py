@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
+
 import pytest
 
+from agents.calls import Halted
 from agents.models.protocol import RETRYABLE, FailureKind, ModelFailure
 from agents.retries import Attempt, Outcome, RetryPolicy, wait_before_next, with_retries
 
@@ -101,6 +105,36 @@ async def test_retry_after_is_a_lower_bound_even_above_our_own_limit() -> None:
     clock = Clock()
     await ask_with([ModelFailure("rate_limited", "slow down", retry_after_s=60.0)], clock)
     assert 60.0 <= clock.slept[0] <= 61.0
+
+
+async def test_a_server_that_asks_for_too_long_a_wait_gets_none() -> None:
+    clock = Clock()
+    outcome = await ask_with([ModelFailure("unavailable", "come back tomorrow", retry_after_s=86400.0)], clock)
+    assert clock.slept == []
+    assert outcome.failure is not None
+    assert outcome.failure.kind == "rate_limited"
+    assert outcome.failure.message == "come back tomorrow (it asks to wait 86400 s; max_retry_after_s allows 300)"
+    patient = replace(POLICY, max_retry_after_s=86400.0)
+    told = ModelFailure("rate_limited", "come back tomorrow", retry_after_s=86400.0)
+    assert (await ask_with([told], clock, patient)).answer == "answer 1"
+
+
+async def test_a_halt_ends_a_wait() -> None:
+    halted, asked = asyncio.Event(), asyncio.Event()
+
+    async def ask(_: int) -> str:
+        asked.set()
+        raise ModelFailure("rate_limited", "slow down", retry_after_s=200.0)
+
+    async def halting() -> None:
+        await halted.wait()
+        raise Halted("stopped by a test")
+
+    asking = asyncio.create_task(with_retries(ask, POLICY, seed=1, halting=halting))
+    await asked.wait()
+    halted.set()
+    with pytest.raises(Halted, match="stopped by a test"):
+        await asking
 
 
 async def test_those_told_the_same_retry_after_come_back_spread_out() -> None:

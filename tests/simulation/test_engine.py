@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from agents.models.protocol import ChatAnswer, ChatRequest, OnDelta
+from agents.models.protocol import ChatAnswer, ChatRequest, ModelFailure, OnDelta
 from agents.models.scripted import ScriptedConfig, ScriptedModel
 from agents.prompts import Prompt
 from simulation.engine import Engine, close_engine, open_engine
@@ -163,6 +163,25 @@ async def test_stop_keeps_what_is_done_and_says_who(store_path: Path) -> None:
     reference = store_path.with_name("unbroken.db")
     await play(reference, configuration())
     assert documents(store_path, run) == documents(reference, run)
+
+
+async def test_stop_does_not_wait_for_a_server_that_asked_to_be_left_alone(store_path: Path) -> None:
+    class Limited(Gated):
+        async def chat(self, request: ChatRequest, on_delta: OnDelta | None = None) -> ChatAnswer:
+            self.waiting += 1
+            raise ModelFailure("rate_limited", "slow down", retry_after_s=250.0)
+
+    model = Limited()
+    engine = await engine_for(store_path, configuration(), models={"scripted": model})
+    run = engine.run_row.id
+    async with running(engine) as task:
+        await until(lambda: model.waiting == 2, "both users asked")
+        await answered(store_path, tell(store_path, run, "stop"))
+        async with asyncio.timeout(60):
+            assert await task == "stopped"
+    with Store.read(store_path) as store:
+        assert {row.state for row in store.trees(run)} == {"growing"}
+        assert store.rows("SELECT count(*) FROM failures") == [(0,)]
 
 
 async def test_permits_and_limits_change_while_it_runs(store_path: Path) -> None:

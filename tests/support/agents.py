@@ -3,6 +3,7 @@ answers a test writes down."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
@@ -99,6 +100,9 @@ class OpenGate:
 
     async def enter(self) -> None:
         return
+
+    async def halting(self) -> None:
+        await asyncio.Event().wait()
 
     def spent(self, model: str, usage: Usage, seconds: float) -> None:
         self.accounts.append((model, usage))

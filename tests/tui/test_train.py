@@ -6,6 +6,7 @@ import json
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import fmean, stdev
 
 import pytest
 
@@ -118,6 +119,40 @@ def test_without_an_adapter_dpo_goes_on_from_the_weights_that_sft_trained(
     assert first["base"] in (folder / second["result"] / "README.md").read_text(encoding="utf-8")
     assert f"dpo of the model of sft {first['training'][:8]}" in espalier("train", "show").output
     assert "is sound" in espalier("verify", "--no-prompts").output
+
+
+def test_several_seeds_are_trained_one_after_the_other_and_compared(espalier: Espalier, ready: str) -> None:
+    seeds = ("--seed", "1", "--seed", "2", "--seed", "3")
+    found = as_json(espalier("train", "dpo", "training.toml", *seeds, "--json"))
+    lines = found["over_seeds"]["dpo"]["seeds"]
+    assert [line["seed"] for line in lines] == [1, 2, 3]
+    assert [each["configuration"]["seed"] for each in found["trainings"]] == [1, 2, 3]
+    assert len({each["adapter"] for each in found["trainings"]}) == 3
+    last = [[p for p in each["points"] if p["kind"] == "evaluation"][-1] for each in found["trainings"]]
+    for figure in ("loss", "accuracy", "margin"):
+        values = [point[figure] for point in last]
+        assert [line[figure] for line in lines] == values
+        assert found["over_seeds"]["dpo"]["figures"][figure] == {
+            "mean": fmean(values),
+            "spread": stdev(values),
+            "of": 3,
+        }
+    alone = as_json(espalier("train", "dpo", "training.toml", "--set", "seed=2", "--json"))
+    assert alone["training"] == lines[1]["training"], "a seed is the training that it is alone"
+    said = espalier("train", "dpo", "training.toml", *seeds).output
+    assert "dpo over 3 seeds, by the last evaluation of each" in said
+    assert f"{fmean(point['loss'] for point in last):.4g}" in said
+    assert "one training at a time" in espalier("train", "dpo", *seeds, "--detach", exit_code=2).output
+
+
+def test_seeds_of_both_fits_are_compared_by_fit(espalier: Espalier, ready: str) -> None:
+    words = ("training.toml", "--seed", "1", "--seed", "2", "--set", "evaluation.share=0")
+    found = as_json(espalier("train", "all", *words, "--json"))
+    assert [each["kind"] for each in found["trainings"]] == ["sft", "dpo", "sft", "dpo"]
+    assert found["trainings"][3]["start"] == found["trainings"][2]["adapter"]
+    figures = found["over_seeds"]["sft"]["figures"]
+    assert figures["loss"] == {"mean": None, "spread": None, "of": 0}
+    assert "nobody was held back to measure on" in espalier("train", "all", *words).output
 
 
 def test_a_dry_run_says_what_would_be_trained_and_keeps_nothing(espalier: Espalier, ready: str) -> None:

@@ -32,6 +32,14 @@ _OPTIONS = (
     click.option("--judge", metavar="NAME", help="Whose verdicts; the only judge's if left out."),
     click.option("--min-margin", type=click.FloatRange(0), help="Smallest difference of scores, in the judge's unit."),
     click.option("--adapter", metavar="ID", help="Go on from this adapter, or from what this training made."),
+    click.option(
+        "--seed",
+        "seeds",
+        multiple=True,
+        type=click.IntRange(0, 2**31 - 1),
+        metavar="N",
+        help="Of rows, dropout, adapters and who is held back; given again, one training a seed, compared at the end.",
+    ),
     set_option("Any field, as lora.rank=8."),
     click.option("--flat", is_flag=True, help="By TRL's own trainers on flattened rows, to compare with."),
     click.option("--dry-run", is_flag=True, help="Say what would be trained, and in how much memory; train nothing."),
@@ -84,6 +92,7 @@ def sft(**options: Any) -> None:
         "espalier train dpo training.toml --judge likelihood --min-margin 0.1",
         "espalier train dpo --model embedded --set loss.beta=0.05 --set schedule.learning_rate=5e-6",
         "espalier train dpo training.toml --set data.weights=margin",
+        "espalier train dpo training.toml --seed 1 --seed 2 --seed 3",
     )
 )
 @_trains
@@ -116,6 +125,7 @@ def _train(
     judge: str | None,
     min_margin: float | None,
     adapter: str | None,
+    seeds: tuple[int, ...],
     given: Mapping[str, Any],
     flat: bool,
     dry_run: bool,
@@ -125,22 +135,60 @@ def _train(
 ) -> int:
     words = {"data.runs": list(runs) or None, "base": base, "data.judge": judge, "data.min_margin": min_margin}
     chosen = {**{key: value for key, value in words.items() if value is not None}, **given}
-    if detach and len(kinds) > 1:
-        raise click.UsageError("one training at a time runs in the background: train sft, and dpo when it is done")
+    if adapter is not None:
+        chosen["start"] = adapter
+    wanted = [{**chosen, "seed": seed} for seed in dict.fromkeys(seeds)] or [chosen]
+    if detach and len(kinds) * len(wanted) > 1:
+        raise click.UsageError("one training at a time runs in the background: begin the next when it is done")
     documents: list[dict[str, Any]] = []
     code = 0
-    start = {} if adapter is None else {"start": adapter}
+    for each in wanted:
+        made, code = _in_turn(kinds, config, each, store_path, flat, dry_run, detach, as_json)
+        documents += made
+        if code:
+            break
+    _say_all(documents, len(wanted), dry_run, as_json, one=len(kinds) * len(wanted) == 1)
+    return code
+
+
+def _in_turn(
+    kinds: tuple[Literal["sft", "dpo"], ...],
+    config: Path | None,
+    given: Mapping[str, Any],
+    store_path: Path,
+    flat: bool,
+    dry_run: bool,
+    detach: bool,
+    as_json: bool,
+) -> tuple[list[dict[str, Any]], int]:
+    """Trainings that each go on from what the one before made; their facts and the exit code."""
+    documents: list[dict[str, Any]] = []
+    start: dict[str, str] = {}
     for kind in kinds:
-        document, code = _one(kind, config, {**chosen, **start}, store_path, flat, dry_run, detach, as_json)
+        document, code = _one(kind, config, {**given, **start}, store_path, flat, dry_run, detach, as_json)
         documents.append(document)
-        if code or (dry_run and len(kinds) > 1):
+        if code:
+            return documents, code
+        if dry_run and len(kinds) > 1:
+            if not as_json:
+                say("\nthe DPO training will go on from what this one makes")
             break
         start = _from_there(document)
-    if as_json:
-        say_json(documents[0] if len(kinds) == 1 else documents)
-    elif dry_run and len(kinds) > 1:
-        say("\nthe DPO training will go on from what this one makes")
-    return code
+    return documents, 0
+
+
+def _say_all(documents: list[dict[str, Any]], seeds: int, dry_run: bool, as_json: bool, *, one: bool) -> None:
+    """What was trained, as JSON; of several seeds what they have in common."""
+    from tui.seeds import over_seeds, say_over_seeds
+
+    found = over_seeds(documents) if seeds > 1 and not dry_run else None
+    if not as_json:
+        if found is not None:
+            say_over_seeds(found)
+    elif found is not None:
+        say_json({"trainings": documents, "over_seeds": found})
+    else:
+        say_json(documents[0] if one else documents)
 
 
 def _from_there(document: Mapping[str, Any]) -> dict[str, str]:

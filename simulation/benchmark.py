@@ -38,7 +38,15 @@ from trees.pool import pool
 from trees.situations import Situation, situation_from
 from trees.store import RunRow, Store
 from trees.text import unescape
-from trees.writes import in_one, keep_benchmark, keep_benchmark_run, keep_personality, keep_profile
+from trees.writes import (
+    Write,
+    in_one,
+    keep_benchmark,
+    keep_benchmark_run,
+    keep_event,
+    keep_personality,
+    keep_profile,
+)
 
 RESPONDER = "responder.tested"
 
@@ -54,6 +62,8 @@ class Measured:
     model: str
     how: str
     planned: Planned
+    configuration: Mapping[str, Any]
+    """What the benchmark's file says, with what was laid over it: to make it again."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +163,8 @@ def plan(
     """The run that measures a model, with its models open. Raises SetupError."""
     run = config.run_of(name)
     cast = make_cast(run, models, load_prompts(run, folder))
-    return Measured(_benchmark_id(cast, people), name, config.tested[name].how, plan_run(cast, people, folder))
+    written = config.model_dump(mode="json", exclude_unset=True, exclude_none=True)
+    return Measured(_benchmark_id(cast, people), name, config.tested[name].how, plan_run(cast, people, folder), written)
 
 
 def _benchmark_id(cast: Cast, people: Sequence[Persona]) -> str:
@@ -193,10 +204,26 @@ async def start(store: Store, measured: Measured) -> Started:
             [
                 keep_benchmark(measured.benchmark_id, name, config.deciding_judge, config.turns, time.time()),
                 keep_benchmark_run(measured.benchmark_id, run.id, measured.model, measured.how, seen.words),
+                *_noted(store, run.id, measured.configuration),
             ]
         )
     )
     return Started(run, seen, paraphrases)
+
+
+_CONFIGURED = "SELECT data FROM events WHERE job_id = ? AND kind = 'benchmark.configured' ORDER BY seq DESC LIMIT 1"
+
+
+def _noted(store: Store, run_id: str, configuration: Mapping[str, Any]) -> list[list[Write]]:
+    """The configuration under which a model is measured, if it was not noted so already."""
+    known = configuration_of(store, run_id)
+    return [] if known == configuration else [keep_event(run_id, "benchmark.configured", configuration)]
+
+
+def configuration_of(store: Store, run_id: str) -> dict[str, Any] | None:
+    """What the file of a benchmark said when this run of it was last begun; None if that was not noted."""
+    rows = store.rows(_CONFIGURED, (run_id,))
+    return dict(json.loads(rows[0][0])) if rows else None
 
 
 def lineage_of(store: Store | None, cast: Cast) -> Seen:

@@ -151,10 +151,39 @@ def test_a_benchmarks_report_on_a_page_a_terminal_and_as_pictures(espalier: Espa
     assert "not distinguishable" in said
     assert "A base  B floor  C told" in said
     assert "After a change" in said
+    assert facts["cards"]["told"]["run"]["seed"] == 1
+    assert facts["cards"]["told"]["calls"]["answered"] > 0
+    for text in (
+        "To make it again",
+        "espalier bench run bench.toml",
+        "Prompts by version",
+        "judge.points",
+        "The people",
+    ):
+        assert text in seen.text
+    assert all(version in seen.text for version in facts["cards"]["base"]["cast"]["prompts"].values())
     pictures = {path.name for path in (folder / "plots").iterdir()}
     assert {"alignment.png", "alignment.svg", "uptake.png", "differences-mean.svg", "situation-taste.png"} <= pictures
     assert (folder / "plots" / "alignment.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     assert 'aria-label="Alignment level by turn"' in (folder / "plots" / "alignment.svg").read_text(encoding="utf-8")
+
+
+def test_the_configuration_in_a_benchmarks_report_makes_the_same_one_again(espalier: Espalier, folder: Path) -> None:
+    bench = BENCH.replace("turns = 3", 'turns = 4\nsituations = ["advice", "taste"]').replace("count = 6", "count = 3")
+    (folder / "bench.toml").write_text(bench, encoding="utf-8")
+    again = ("--set", "tested.again={model = 'a', repeat = 1}", "--set", "limits.trees_in_flight=2")
+    espalier("bench", "run", "bench.toml", "--model", "base", "--json")
+    espalier("bench", "run", "bench.toml", "--model", "again", *again, "--json")
+    facts = as_json(espalier("report", "trial", "--json"))
+    (folder / "saved.toml").write_text(facts["configuration"], encoding="utf-8")
+    measured = as_json(espalier("bench", "run", "saved.toml", "--model", "base", "--model", "again", "--json"))
+    assert (measured["benchmark"], measured["models"]) == (facts["benchmark"], facts["models"])
+    assert {model["model"] for model in measured["models"]} == {"base", "again"}
+    other = as_json(espalier("bench", "run", "saved.toml", "--store", "other.db", "--json"))
+    assert other["benchmark"] == facts["benchmark"], "in an empty store too"
+    with Store.read(folder / "espalier.db") as store:
+        noted = store.rows("SELECT count(*) FROM events WHERE kind = 'benchmark.configured'")[0][0]
+    assert noted == 3, "each run notes what it is begun with, once for each change"
 
 
 def stored_training(path: Path) -> str:

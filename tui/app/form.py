@@ -168,7 +168,12 @@ def guessed(config: RunConfig, folder: Path, store: Store | None) -> Estimate:
 
 def text_of(config: RunConfig) -> str:
     """A configuration as TOML, in full: what a stored run was played with."""
-    return tomlkit.dumps(_without_none(config.model_dump(mode="json")))
+    return toml_of(config.model_dump(mode="json"))
+
+
+def toml_of(values: Mapping[str, Any]) -> str:
+    """Values of JSON's kinds as a TOML file. What is None is left out: TOML has no word for it."""
+    return tomlkit.dumps(_without_none(dict(values)))
 
 
 def _without_none(value: Any) -> Any:

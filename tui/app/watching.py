@@ -180,6 +180,8 @@ def in_words(event: Event) -> str:
     match event.kind:
         case "run.planned":
             return f"planned: {data.get('trees')} trees of {data.get('turns')} turns"
+        case "benchmark.configured":
+            return f"measured for the benchmark {data.get('name')!r}"
         case "engine.started":
             return f"an engine began, pid {data.get('pid')}"
         case "engine.left":

@@ -8,14 +8,17 @@ Invariant: no model is called better unless p and interval both say so; what is 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from trees.statistics import Rate
 from trees.store import Store
 from tui.benchview import back_after, bracketed, document, number
+from tui.console import count, duration
 from tui.facts import rate
-from tui.reports.blocks import Block, Code, Facts, Picture, Report, Section, Table, Words
+from tui.reports.blocks import Block, Code, Facts, Folded, Picture, Report, Section, Table, Words
 from tui.reports.cases import case_facts, compared, conversation_of, ranked
+from tui.reports.of_run import card, costs, people_map, people_of, what_it_is
 from tui.reports.plots import Curve, Intervals, Lines, Measured, Point
 from tui.sanitise import one_line
 
@@ -39,7 +42,23 @@ def facts(store: Store, benchmark: tuple[str, str, str, int], judge: str, found:
             for model, each in readings.items()
         },
         "conversations": _conversations(store, found),
+        "cards": {result.model: card(store, store.run(result.run_id)) for result in found},
+        "people": people_of(store, found[0].run_id) if found else None,
+        "configuration": _configuration(store, found),
     }
+
+
+def _configuration(store: Store, found: Sequence[Result]) -> str | None:
+    """The file that makes the benchmark again, as it was when a model was last begun; None if that was not noted."""
+    from simulation.benchmark import configuration_of
+    from tui.app.form import toml_of
+
+    noted = [written for result in found if (written := configuration_of(store, result.run_id)) is not None]
+    if not noted:
+        return None
+    # A model whose measurement was laid over the file (an adapter, a round) stands in its own note alone.
+    tested = {name: table for written in noted for name, table in written["tested"].items()}
+    return toml_of({**noted[-1], "tested": tested, "models": {k: v for w in noted for k, v in w["models"].items()}})
 
 
 def _conversations(store: Store, found: Sequence[Result]) -> dict[str, Any]:
@@ -149,6 +168,7 @@ def report(found: Mapping[str, Any]) -> Report:
         Section("What replies know", tuple(_readings(found))),
         Section("Conversations", tuple(_talks(found))),
         Section("What is missing, and how it was measured", tuple(_measurement(found))),
+        Section("To make it again, and what it cost", tuple(_again(found))),
     ]
     return Report(f"Benchmark {found['benchmark'][:8]} {found['name']!r}", about, tuple(sections))
 
@@ -325,5 +345,34 @@ def _measurement(found: Mapping[str, Any]) -> Iterator[Block]:
     if all(model["noise_floor"] is None for model in found["models"]):
         yield Words("No reply was judged twice, so how steady the judge is was not measured:", "quiet")
         yield Code(f"espalier judge RUN --judge {one_line(found['judge'], 40)} --again")
-    runs = [(model["model"], model["run"], model["state"]) for model in found["models"]]
-    yield Table(("model", "its run", "state"), tuple(runs))
+
+
+def _again(found: Mapping[str, Any]) -> Iterator[Block]:
+    """The benchmark's file, and of each model's run what it was played with and what it cost."""
+    cards = found["cards"]
+    seeds = dict.fromkeys(str(of["run"]["seed"]) for of in cards.values())
+    yield Facts((("benchmark", found["benchmark"]), ("seed", ", ".join(seeds)), ("judge", found["judge"])))
+    heads = ("model", "its run", "state", "calls", "read", "written", "time")
+    yield Table(heads, tuple(_cost(model, cards[model["model"]]) for model in found["models"]), heads[3:])
+    if found["configuration"] is not None:
+        yield Words("To make it again, save its configuration as bench.toml, with the same people and adapters:")
+        yield Code("espalier bench run bench.toml")
+        yield Folded("bench.toml", (Code(found["configuration"]),))
+    for model, of in cards.items():
+        blocks = (_renamed(block, of["run"]["id"][:8]) for block in (*what_it_is(of), *costs(of)))
+        yield Folded(f"{model}: models, judges, prompts by version, costs", tuple(blocks))
+    if found["people"] is not None:
+        yield Folded("The people", tuple(people_map(found["people"], judged=False)))
+
+
+def _cost(model: Mapping[str, Any], of: Mapping[str, Any]) -> tuple[str, ...]:
+    calls = of["calls"]
+    tokens = (count(calls[key]) for key in ("tokens_in", "tokens_out"))
+    return (model["model"], model["run"], model["state"], str(calls["answered"]), *tokens, duration(calls["seconds"]))
+
+
+def _renamed(block: Block, of: str) -> Block:
+    """A plot under a name of its own: the reports of several runs stand on one page."""
+    if not isinstance(block, Picture):
+        return block
+    return replace(block, plot=replace(block.plot, name=f"{block.plot.name}-{of}"))

@@ -50,20 +50,24 @@ WHERE t.run_id = ?2 ORDER BY t.position LIMIT ?3
 """
 
 
+def card(store: Store, run: RunRow) -> dict[str, Any]:
+    """What a run is, what it was played with and what it cost, without what was said in it."""
+    return {**run_facts(store, run), "cast": _cast(store, run)}
+
+
 def facts(store: Store, run: RunRow) -> dict[str, Any]:
     """Everything that is reported of a run."""
-    stands = run_facts(store, run)
+    stands = card(store, run)
     judge = deciding_judge(store, run)
     return {
         **stands,
-        "cast": _cast(store, run),
         "configuration": _configuration(run),
         "audit": [_audit(store, run.id, each["id"]) for each in stands["judges"]],
         "agreements": [
             {"a": a["judge"], "b": b["judge"], **agreement_facts(agreement(store, run.id, a["id"], b["id"]))}
             for a, b in combinations(stands["judges"], 2)
         ],
-        "people": _people(store, run.id, judge),
+        "people": people_of(store, run.id, judge),
         "samples": sample_trees(store, run.id, judge),
     }
 
@@ -116,7 +120,7 @@ def _audit(store: Store, run_id: str, judge_id: str) -> dict[str, Any]:
 # People
 
 
-def _people(store: Store, run_id: str, judge: str | None) -> dict[str, Any]:
+def people_of(store: Store, run_id: str, judge: str | None = None) -> dict[str, Any]:
     """Each persona's place in the plane of greatest spread, and how often its turns had a winner."""
     rows = store.rows(_PEOPLE, (judge, run_id, MOST_PEOPLE))
     told = [row for row in rows if row[2] is not None or row[4] is not None]
@@ -166,10 +170,10 @@ def report(found: Mapping[str, Any]) -> Report:
     """The facts in sections."""
     run = found["run"]
     sections = (
-        Section("What it is", tuple(_what(found))),
-        Section("Progress and costs", tuple(_costs(found))),
+        Section("What it is", (*what_it_is(found), *_again(found))),
+        Section("Progress and costs", tuple(costs(found))),
         Section("Judges", tuple(_judges(found))),
-        Section("People", tuple(_map(found["people"]))),
+        Section("People", tuple(people_map(found["people"]))),
         Section("Conversations", tuple(_samples(found["samples"]))),
         Section("Failures", tuple(_failures(found))),
     )
@@ -182,7 +186,8 @@ def report(found: Mapping[str, Any]) -> Report:
     return Report(f"Run {run['id'][:8]} {run['name']!r}", about, sections)
 
 
-def _what(found: Mapping[str, Any]) -> Iterator[Block]:
+def what_it_is(found: Mapping[str, Any]) -> Iterator[Block]:
+    """Of a `card`: id, seed and state, models, judges with what they are asked under, prompts by version."""
     run, cast = found["run"], found["cast"]
     yield Facts(
         (
@@ -207,7 +212,6 @@ def _what(found: Mapping[str, Any]) -> Iterator[Block]:
             f"Prompts by version{revised}",
             (Table(("role", "version"), tuple(rows)), Code("espalier prompts show VERSION")),
         )
-    yield from _again(found)
 
 
 def _again(found: Mapping[str, Any]) -> Iterator[Block]:
@@ -231,7 +235,8 @@ def _when(at: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(at))
 
 
-def _costs(found: Mapping[str, Any]) -> Iterator[Block]:
+def costs(found: Mapping[str, Any]) -> Iterator[Block]:
+    """Of a `card`: trees, calls, tokens and time, in all and by role."""
     trees, turns, calls = found["trees"], found["turns"], found["calls"]
     planned = f" of {turns['planned']}" if turns["planned"] else ""
     spent = (calls["last_at"] or 0) - (calls["first_at"] or 0)
@@ -399,21 +404,25 @@ def _position_told(row: Mapping[str, Any]) -> str:
 # People, samples, failures
 
 
-def _map(people: Mapping[str, Any]) -> Iterator[Block]:
+def people_map(people: Mapping[str, Any], *, judged: bool = True) -> Iterator[Block]:
+    """Of `people_of`: who is near whom. `judged`: replies were compared, so that a turn may have a winner."""
     points = people["points"]
     if len(points) < 3:
         yield Words("A map needs three people or more.", "quiet")
         return
-    placed = tuple((p["x"], p["y"], _decided(p), p["text"]) for p in points)
+    title = "People, by how many of their turns have a winner" if judged else "People, by how their conversation stands"
+    placed = tuple((p["x"], p["y"], _decided(p) if judged else p["state"], p["text"]) for p in points)
     words = people["embedder"].startswith("lexical")
     near = "Near each other: the same words" if words else f"Near each other: alike to {people['embedder']}"
     yield Picture(
-        Map("people", "People, by how many of their turns have a winner", placed),
+        Map("people", title, placed),
         f"{near} in profile and personality. On the page, pointing at one shows whose it is.",
     )
     rows = [(p["tree"][:8], p["state"], f"{p['won']} of {p['turns']}", one_line(p["text"], 160)) for p in points]
     heads = ("tree", "state", "turns with a winner", "person")
-    yield Folded(f"All {len(points)} people", (Table(heads, tuple(rows)),))
+    shown = [0, 1, 2, 3] if judged else [0, 1, 3]
+    table = Table(tuple(heads[i] for i in shown), tuple(tuple(row[i] for i in shown) for row in rows))
+    yield Folded(f"All {len(points)} people", (table,))
 
 
 def _decided(point: Mapping[str, Any]) -> str:

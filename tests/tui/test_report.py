@@ -223,19 +223,25 @@ def test_a_trainings_report_has_curves_and_what_was_left_out(espalier: Espalier,
     assert "The store" in espalier("report", training[:8]).output
 
 
-def test_rounds_are_reported_from_their_rows(espalier: Espalier, folder: Path) -> None:
+def hostile_rounds(path: Path, measured_by: str = "b" * 32) -> str:
+    """Rounds in which names, words and reasons are hostile, measured by a benchmark. Their id."""
     configuration = {"steps": ["simulate", "lint", "sft", "benchmark"]}
     rounds = rounds_id(configuration)
     means = [{"value": 3.0 + n / 2, "low": 2.8 + n / 2, "high": 3.2 + n / 2} for n in (0, 1)]
     gain = {"outcome": "gain", "against": "base", "difference": {"value": 0.5, "low": 0.2, "high": 0.8}}
     best = {"mean": means[1], **gain, "model": HOSTILE[0], "adapter": "a" * 32}
-    with Store.open(folder / "espalier.db") as store:
+    with Store.open(path) as store:
         store.apply(keep_rounds(rounds, "spiral", configuration, {"rounds": 1, "file": "rounds.toml"}, 1.0))
         for round_, place, figures in ((0, 0, {"mean": means[0]}), (1, 3, best)):
             store.apply(begin_step(rounds, round_, place, "benchmark", ("bench", "run", HOSTILE[1])))
-            store.apply(end_step(rounds, round_, place, "done", took_s=5.0, made="b" * 32, figures=figures))
+            store.apply(end_step(rounds, round_, place, "done", took_s=5.0, made=measured_by, figures=figures))
         store.apply(begin_step(rounds, 1, 0, "simulate", ("run", HOSTILE[2])))
         store.apply(end_step(rounds, 1, 0, "failed", took_s=5.0, reason=HOSTILE[3]))
+    return rounds
+
+
+def test_rounds_are_reported_from_their_rows(espalier: Espalier, folder: Path) -> None:
+    hostile_rounds(folder / "espalier.db")
     facts = as_json(espalier("report", "spiral", "--json", "--html", "rounds.html"))
     assert (facts["best"]["round"], facts["benchmarks"]) == (1, [])
     seen = read_page(folder / "rounds.html")

@@ -35,7 +35,7 @@ import numpy as np
 from common import Bar, finish, say
 
 from simulation.benchmark import find_benchmark, results
-from simulation.metrics import Array, Estimate, Table, compare, estimate, mean_level, summarise
+from simulation.metrics import Array, Estimate, Table, compare, estimate, gap_closed, mean_level, summarise
 from train.data import Selection, select
 from trees.store import Store
 from trees.trainings import find_adapter
@@ -451,7 +451,9 @@ def reply_figures(study: Study) -> dict[str, Any]:
         "sd_of_base": spread,
         "rise": {name: {**asdict(each.mean), "p": each.p_mean} for name, each in rises.items()},
         "rise_in_sd": (risen or 0.0) / spread if spread else 0.0,
-        "gap_closed": {name: asdict(gap_closed(tables[name], base, tables["told"])) for name in ("sft", "dpo", "coin")},
+        "gap_closed": {
+            name: asdict(gap_closed(tables[name], base, tables["told"]).mean) for name in ("sft", "dpo", "coin")
+        },
     }
 
 
@@ -464,20 +466,6 @@ def curve_figures(table: Table) -> dict[str, Any]:
         "ir": asdict(whole.ir),
         "replies": sum(whole.n),
     }
-
-
-def gap_closed(table: Table, floor: Table, ceiling: Table) -> Estimate:
-    """(mean - floor) / (ceiling - floor) over all turns; beyond 1 where training beats being told."""
-    turns = floor.scores.shape[1]
-
-    def share(levels: Array) -> Array:
-        low, high, own = (mean_level(levels[..., i * turns : (i + 1) * turns]) for i in range(3))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            found: Array = (own - low) / np.where(high > low, high - low, np.nan)
-        return found
-
-    beside = np.hstack([floor.scores, ceiling.scores, table.scores])
-    return estimate(Table(beside, floor.profiles, floor.personalities), share)
 
 
 def backends_of(study: Study) -> dict[str, int]:

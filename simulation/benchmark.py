@@ -27,7 +27,7 @@ from agents.models.protocol import Model
 from simulation.benchmark_config import BenchmarkConfig, CasesConfig
 from simulation.cast import Cast, load_prompts, make_cast
 from simulation.lineage import Seen, refuse_alike, refuse_known, seen_by
-from simulation.metrics import ALPHA, Array, Table, cases_needed, least_p
+from simulation.metrics import ALPHA, Array, Gap, Table, cases_needed, gap_closed, least_p
 from simulation.personas import held_out_personalities, held_out_profiles
 from simulation.runs import Persona, Planned, begin, judges_of, plan_run, read_people
 from trees.errors import NotFound, SetupError
@@ -369,6 +369,7 @@ def notes_of(store: Store, found: Sequence[Result]) -> list[str]:
         *(["a single case: no figure has an interval, and no difference can be called one"] if _single(found) else []),
         *([few] if few is not None and not _single(found) else []),
         *_renamed(found),
+        *_ceilings(found),
         *(f"{model}: {warning}" for model, identity in identities.items() for warning in kinship(identity)),
         *_templates({model: identity["models"][_tested(identity)] for model, identity in identities.items()}),
     ]
@@ -419,6 +420,52 @@ def _templates(identities: Mapping[str, Mapping[str, str]]) -> list[str]:
         if not mine["backend"] == theirs["backend"] == "scripted"
         and mine["model"] == theirs["model"]
         and mine["template"] != theirs["template"]
+    ]
+
+
+@dataclass(frozen=True)
+class Closed:
+    """How much of the gap from a floor to a ceiling a model closes."""
+
+    model: str
+    floor: str
+    ceiling: str
+    own: bool
+    """Whether the ceiling is this model told, and not another one."""
+    gap: Gap
+
+
+def gaps_of(found: Sequence[Result]) -> list[Closed]:
+    """Of each model but floors and ceilings; none without both."""
+    made = []
+    for own, floor, ceiling in _between(found):
+        gap = gap_closed(own.table, floor.table, ceiling.table)
+        made.append(Closed(own.model, floor.model, ceiling.model, _likeness(ceiling, own)[0], gap))
+    return made
+
+
+def _between(found: Sequence[Result]) -> list[tuple[Result, Result, Result]]:
+    """Each model with its floor and its ceiling: the same weights told, under the same adapter if that was measured."""
+    floors = [result for result in found if result.how == "floor"]
+    told = [result for result in found if result.how == "told"]
+    if not floors or not told:
+        return []
+    between = [result for result in found if result.how not in ("floor", "told")]
+    return [(own, floors[-1], max(reversed(told), key=lambda each: _likeness(each, own))) for own in between]
+
+
+def _likeness(a: Result, b: Result) -> tuple[bool, bool]:
+    """Whether two are of the same weights, and under the same adapter; scripts are told apart by their settings."""
+    mine, theirs = a.identity, b.identity
+    scripted = mine["backend"] == theirs["backend"] == "scripted"
+    return (mine == theirs if scripted else mine["model"] == theirs["model"]), mine["adapter"] == theirs["adapter"]
+
+
+def _ceilings(found: Sequence[Result]) -> list[str]:
+    return [
+        f"the ceiling of {own.model} is {ceiling.model}, another model: {own.model} itself was not measured told"
+        for own, _, ceiling in _between(found)
+        if not _likeness(ceiling, own)[0]
     ]
 
 

@@ -110,6 +110,17 @@ class Recovery:
 
 
 @dataclass(frozen=True, slots=True)
+class Gap:
+    """The share of the gap between a floor and a ceiling that a model closes."""
+
+    cells: int
+    """Cases x turns at which all three are scored."""
+    turns: tuple[Estimate, ...]
+    mean: Estimate
+    """Of the mean levels over all turns."""
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """Model A less model B, over replies to the same cases at the same turns."""
 
@@ -195,23 +206,6 @@ def recovery_time(curve: Sequence[float | None], change: int, wanted: float) -> 
     back = (k for k, value in enumerate(curve, 1) if k >= change and value is not None and value >= wanted)
     found = next(back, None)
     return None if found is None else found - change
-
-
-def gap_closed(
-    curve: Sequence[float | None], floor: Sequence[float | None], ceiling: Sequence[float | None]
-) -> list[float | None]:
-    """By turn, (AL - floor) / (ceiling - floor): 0 is the generic reply, 1 the model that is told everything.
-
-    Not bounded: a model may be worse than the floor or better than the ceiling. None where the ceiling is not above the
-    floor, since then there is no gap to close. Cannot tell: anything where the gap is about as small as its own noise.
-    """
-
-    def share(level: float | None, low: float | None, high: float | None) -> float | None:
-        if level is None or low is None or high is None or high - low <= _FLAT:
-            return None
-        return (level - low) / (high - low)
-
-    return [share(*values) for values in zip(curve, floor, ceiling, strict=True)]
 
 
 # ---- intervals
@@ -306,7 +300,7 @@ def compare(a: Table, b: Table, *, draws: int = DRAWS, seed: int = SEED) -> Comp
     The intervals are for new personas (see `estimate`); the p-values are of the sign-flip test, for these cases. Holm's
     correction is over the two tests; `hold` does it over several comparisons. Raises ValueError for unlike cases.
     """
-    if a.profiles != b.profiles or a.personalities != b.personalities or a.scores.shape != b.scores.shape:
+    if _kind_of(a) != _kind_of(b):
         raise ValueError("the two tables are not of the same cases and turns")
     differences = Table(a.scores - b.scores, a.profiles, a.personalities)
     by_case = differences.scores
@@ -326,10 +320,28 @@ def compare(a: Table, b: Table, *, draws: int = DRAWS, seed: int = SEED) -> Comp
     )
 
 
-def levels_differ(a: Table, b: Table, *, draws: int = DRAWS) -> list[bool]:
-    """By turn, whether the interval of AL of A less AL of B, over the cases of both, excludes 0."""
-    differences = Table(a.scores - b.scores, a.profiles, a.personalities)
-    return [estimate(_at(differences, k), mean_level, draws=draws).excludes_zero() for k in range(a.scores.shape[1])]
+def gap_closed(own: Table, floor: Table, ceiling: Table, *, draws: int = DRAWS) -> Gap:
+    """(AL - floor) / (ceiling - floor), by turn and of the mean level: 0 is the generic reply, 1 the model once told.
+
+    Over the cells in which all three are scored, so that they are of the same people, and with the three side by side
+    in one bootstrap, so that what people do to all of them takes no part in the interval. Not bounded: a model may be
+    worse than the floor or better than the ceiling. Undefined where the ceiling is not above the floor by more than
+    chance, since then there is no gap to close. Cannot tell: much where the gap is little more than its own noise; the
+    interval is wide then. Raises ValueError for unlike cases.
+    """
+    three = (floor, ceiling, own)
+    if any(_kind_of(each) != _kind_of(own) for each in three):
+        raise ValueError("the tables are not of the same cases and turns")
+    scored = np.logical_and.reduce([np.isfinite(each.scores) for each in three])
+    masked = [np.where(scored, each.scores, np.nan) for each in three]
+
+    def closed(turns: slice) -> Estimate:
+        beside = Table(np.hstack([scores[:, turns] for scores in masked]), own.profiles, own.personalities)
+        height = estimate(beside, lambda curves: _thirds(curves)[1] - _thirds(curves)[0], draws=draws)
+        return Estimate(None) if height.low is None or height.low <= _FLAT else estimate(beside, _share, draws=draws)
+
+    each_turn = tuple(closed(slice(k, k + 1)) for k in range(own.scores.shape[1]))
+    return Gap(int(scored.sum()), each_turn, closed(slice(None)))
 
 
 def sign_flip_p(differences: Array, *, flips: int = FLIPS, seed: int = SEED) -> float | None:
@@ -431,6 +443,24 @@ def t_quantile(p: float, freedom: float) -> float:
 
 
 # ---- inside
+
+
+def _kind_of(table: Table) -> tuple[object, ...]:
+    """Of which cases and turns it is."""
+    return table.profiles, table.personalities, table.scores.shape
+
+
+def _thirds(curves: Array) -> list[Array]:
+    """Mean levels of three curves that stand side by side: floor, ceiling, own."""
+    turns = curves.shape[-1] // 3
+    return [mean_level(curves[..., i * turns : (i + 1) * turns]) for i in range(3)]
+
+
+def _share(curves: Array) -> Array:
+    low, high, own = _thirds(curves)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found: Array = (own - low) / np.where(high - low > _FLAT, high - low, np.nan)
+    return found
 
 
 def _over_turns(curves: Array) -> tuple[Array, Array]:

@@ -37,7 +37,7 @@ def document(store: Store, benchmark: tuple[str, str, str, int], judge: str, fou
         "turns": benchmark[3],
         "unit": next((result.unit for result in found if result.unit), ""),
         "models": [_entry(result, summary) for result, summary in zip(found, summaries, strict=True)],
-        "gap_closed": _gaps(found, summaries),
+        "gap_closed": _gaps(found),
         "comparisons": comparisons(found),
         "notes": notes_of(store, found),
     }
@@ -77,24 +77,13 @@ def _of_situation(name: str, part: Result) -> dict[str, Any]:
     }
 
 
-def _gaps(found: Sequence[Result], summaries: Sequence[Summary]) -> dict[str, list[float | None]]:
-    """Of each model the share of the gap between floor and ceiling that it closes, by turn; empty without both.
+def _gaps(found: Sequence[Result]) -> dict[str, dict[str, Any]]:
+    """By model: its floor and ceiling, and the share of the gap between them that it closes."""
+    from simulation.benchmark import gaps_of
 
-    Only at turns where the ceiling is above the floor by more than chance: else there is no gap to have a share of.
-    """
-    from simulation.metrics import gap_closed, levels_differ
-
-    floor = next((i for i, result in enumerate(found) if result.how == "floor"), None)
-    ceiling = next((i for i, result in enumerate(found) if result.how == "told"), None)
-    if floor is None or ceiling is None:
-        return {}
-    apart = levels_differ(found[ceiling].table, found[floor].table)
-    curves = [[level.value for level in summary.levels] for summary in summaries]
-    top = [level if real else None for level, real in zip(curves[ceiling], apart, strict=True)]
     return {
-        result.model: gap_closed(curve, curves[floor], top)
-        for result, curve in zip(found, curves, strict=True)
-        if result.how not in ("floor", "told")
+        each.model: {"floor": each.floor, "ceiling": each.ceiling, "own_ceiling": each.own, **asdict(each.gap)}
+        for each in gaps_of(found)
     }
 
 
@@ -140,10 +129,18 @@ def say_benchmark(shown: dict[str, Any]) -> None:
     if any(model["situations"] for model in models):
         _say_situations(models)
     if shown["gap_closed"]:
-        say("\nShare of the gap from floor to ceiling that is closed, by turn:")
+        say("\nShare of the gap from floor to ceiling that is closed, by turn and of the mean level:")
         say_table(
-            ("model", *map(str, range(1, shown["turns"] + 1))),
-            [(name, *(number(share) for share in shares)) for name, shares in shown["gap_closed"].items()],
+            ("model", "ceiling", *map(str, range(1, shown["turns"] + 1)), "mean"),
+            [
+                (
+                    one_line(name, 30),
+                    one_line(closed["ceiling"], 30),
+                    *(number(share["value"]) for share in closed["turns"]),
+                    bracketed(closed["mean"]),
+                )
+                for name, closed in shown["gap_closed"].items()
+            ],
         )
     if shown["comparisons"]:
         say("")

@@ -27,6 +27,7 @@ from simulation.benchmark import (
     cases_of,
     crossed,
     find_benchmark,
+    gaps_of,
     notes_of,
     plan,
     results,
@@ -483,3 +484,28 @@ async def test_the_scores_are_those_of_the_judge_the_run_was_configured_with(sto
         ids = [row[0] for row in store.rows("SELECT id FROM judges WHERE name = 'other'")]
     assert len(ids) == 2
     assert all(np.isfinite(read(store_path, each[:12])["base"].table.scores).all() for each in ids)
+
+
+async def test_each_model_is_measured_against_its_own_ceiling(store_path: Path) -> None:
+    """Of two models under test and both told; and against the other's, in words, where its own was not measured."""
+    tested = {
+        "a": {"model": "model"},
+        "b": {"model": "third"},
+        "floor": {"how": "floor"},
+        "a told": {"model": "model", "how": "told"},
+        "b told": {"model": "third", "how": "told"},
+    }
+    models = {**BASE["models"], "third": {"kind": "scripted", "variant": "third"}}
+    for name in tested:
+        await measure(store_path, config_of(models=models, tested=tested, cases={"count": 6}), name)
+    found = read(store_path)
+    assert [(each.model, each.floor, each.ceiling, each.own) for each in gaps_of(list(found.values()))] == [
+        ("a", "floor", "a told", True),
+        ("b", "floor", "b told", True),
+    ]
+    fewer = [result for name, result in found.items() if name != "b told"]
+    assert [(each.ceiling, each.own) for each in gaps_of(fewer)] == [("a told", True), ("a told", False)]
+    with Store.read(store_path) as store:
+        (note,) = [note for note in notes_of(store, fewer) if "ceiling" in note]
+    assert note == "the ceiling of b is a told, another model: b itself was not measured told"
+    assert gaps_of([result for result in fewer if result.how != "told"]) == []

@@ -228,7 +228,42 @@ def test_noise_floor_is_the_spread_within_a_reply() -> None:
 
 
 def test_shares_of_the_gap_are_undefined_without_a_gap() -> None:
-    assert gap_closed([3.0, 3.0, None], [2.0, 3.0, 1.0], [4.0, 3.0, 5.0]) == [0.5, None, None]
+    levels = ((2.0, 3.0, 1.0), (4.0, 3.0, np.nan), (3.0, 3.0, 2.0))
+    floor, ceiling, own = (crossed(np.tile(each, (100, 1))) for each in levels)
+    found = gap_closed(own, floor, ceiling, draws=50)
+    assert [turn.value for turn in found.turns] == [0.5, None, None]
+    assert found.mean.value == pytest.approx(0.5)
+    assert found.cells == 200
+    assert gap_closed(own, ceiling, floor, draws=50).turns[0] == Estimate(None), "the ceiling is below the floor"
+    with pytest.raises(ValueError, match="same cases"):
+        gap_closed(own, floor.take(range(50)), ceiling)
+
+
+def test_a_share_of_the_gap_is_of_the_people_that_all_three_met() -> None:
+    """The model met the half of the people that everybody scores low on: its share is still what it is for them."""
+    of_person = np.repeat([1.0, 3.0], 50)[:, None] * np.ones(TURNS)
+    own = of_person + 0.5
+    own[50:] = np.nan
+    found = gap_closed(crossed(own), crossed(of_person), crossed(of_person + 1), draws=50)
+    assert [turn.value for turn in found.turns] == pytest.approx([0.5] * TURNS)
+    assert found.cells == 50 * TURNS
+
+
+def test_the_interval_of_a_share_of_the_gap_covers_what_it_promises() -> None:
+    """Half of a gap of 1, with effects of people on all three models together and on each alone."""
+    draw = np.random.default_rng(37)
+    covered, repetitions = 0, 300
+    for _ in range(repetitions):
+        people = _simulated(draw, 0.5, 0.3, 0.0, climb=0.0)
+        own, floor, ceiling = (
+            crossed((people + level + _simulated(draw, 0.2, 0.1, 1.0, climb=0.0) - 3)[:, :3])
+            for level in (0.5, 0.0, 1.0)
+        )
+        found = gap_closed(own, floor, ceiling, draws=300).mean
+        assert found.low is not None
+        assert found.high is not None
+        covered += found.low <= 0.5 <= found.high
+    assert 0.92 < covered / repetitions < 0.99
 
 
 def test_recovery_is_counted_from_the_change() -> None:

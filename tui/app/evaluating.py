@@ -215,13 +215,14 @@ def caveats(evaluation: Evaluation, model: str | None) -> list[Line]:
     row = next((m for m in evaluation.shown["models"] if m["model"] == model), None)
     if row is None:
         return []
-    lines: list[Line] = [(Span(one_line(note, 240), "yellow"),) for note in evaluation.shown["notes"]]
+    lines: list[Line] = []
     if not row["equal_n"]:
         lines.append((Span(f"unequal n by turn: {' '.join(map(str, row['n']))}", "yellow"),))
     lines += [
         (Span(one_line(f"{count} replies without a score: {cause}", 120), "yellow"),)
         for cause, count in row["missing"].items()
     ]
+    lines += [(Span(one_line(note, 240), "yellow"),) for note in evaluation.shown["notes"]]
     floor = row["noise_floor"]
     steady = (
         "not judged twice: its noise is unknown" if floor is None else f"judged again, a score moves by {floor:.3f}"

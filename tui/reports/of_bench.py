@@ -106,10 +106,7 @@ def _points(levels: Sequence[Mapping[str, Any]]) -> tuple[Point, ...]:
 
 def gap_of(found: Mapping[str, Any]) -> Lines | None:
     """The share of the gap between floor and ceiling that each model closes; None where no turn has a gap."""
-    curves = tuple(
-        Curve(model, tuple(Point(turn, share) for turn, share in enumerate(shares, 1) if share is not None))
-        for model, shares in found["gap_closed"].items()
-    )
+    curves = tuple(Curve(model, _points(closed["turns"])) for model, closed in found["gap_closed"].items())
     if not any(curve.points for curve in curves):
         return None
     told = "share of the gap"
@@ -180,6 +177,9 @@ def _levels(found: Mapping[str, Any]) -> Iterator[Block]:
     yield Picture(curves_of(found), "Mean score of the replies at each turn, with 95 % intervals for new people.")
     if (gap := gap_of(found)) is not None:
         yield Picture(gap, "0 is the generic reply, 1 the model that is told everything about the person.")
+        told = ("model", "its ceiling", "share of the gap, of the mean level")
+        shares = [(m, closed["ceiling"], bracketed(closed["mean"])) for m, closed in found["gap_closed"].items()]
+        yield Table(told, tuple(shares), told[2:])
     elif found["gap_closed"]:
         yield Words(
             "At no turn is the ceiling above the floor by more than chance, so there is no gap to close.", "quiet"

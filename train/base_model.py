@@ -44,9 +44,8 @@ def open_base(config: TrainingConfig) -> OpenedBase:
     try:
         folder, options, digest = _located(config.base)
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-        base = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=getattr(torch, config.dtype), **options, **_quantisation(config, device)
-        )
+        quantised = _quantisation(config, device)
+        base = AutoModelForCausalLM.from_pretrained(folder, dtype=_dtype(config), **options, **quantised)
         start = read_adapter(config.start) if config.start else None
         model = _adapted(base, config, None if start is None else str(start.path))
     except (ModelFailure, OSError, ValueError, RuntimeError, KeyError) as error:
@@ -69,7 +68,7 @@ def base_on_paper(config: TrainingConfig) -> Any:
         else:
             shape = AutoConfig.from_pretrained(config.base.removeprefix("hf://"))
         with torch.device("meta"):
-            base = AutoModelForCausalLM.from_config(shape, dtype=getattr(torch, config.dtype))
+            base = AutoModelForCausalLM.from_config(shape, dtype=_dtype(config))
             if config.start is not None:
                 return get_peft_model(base, PeftConfig.from_pretrained(config.start, inference_mode=False))
             return base if config.lora is None else get_peft_model(base, adapter_config(config.lora))
@@ -97,6 +96,11 @@ def adapter_config(lora: LoraSettings) -> LoraConfig:
         target_modules=lora.targets if isinstance(lora.targets, str) else list(lora.targets),
         task_type="CAUSAL_LM",
     )
+
+
+def _dtype(config: TrainingConfig) -> torch.dtype:
+    found: torch.dtype = torch.float32 if config.mixed else getattr(torch, config.dtype)
+    return found
 
 
 def _located(base: str) -> tuple[str, dict[str, Any], str]:

@@ -90,7 +90,9 @@ class TrainingConfig(Section):
     tokens_per_row: int = Field(
         4096, ge=16, description="Longest packed row; longer trees are cut, and what is longer by itself is left out."
     )
-    dtype: Literal["float32", "bfloat16"] = Field("float32", description="Of the base's weights and the products.")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="Of the base's weights and the products; weights that are trained stay float32."
+    )
     quantised: Literal["no", "nf4"] = Field("no", description="nf4: the base in 4 bits (QLoRA, arXiv 2305.14314).")
     lora: LoraSettings | None = Field(LoraSettings(), description="Adapters; null trains all weights.")
     loss: LossSettings = Field(LossSettings(), description="dpo: which loss.")
@@ -105,6 +107,14 @@ class TrainingConfig(Section):
         if self.lora is None and self.start is not None:
             raise ValueError("start names an adapter, which training all weights has no use for")
         return self
+
+    @property
+    def mixed(self) -> bool:
+        """Whether products are in bfloat16 over weights of float32.
+
+        Steps of a usual size are smaller than what bfloat16 can tell apart, so weights trained in it would stand still.
+        """
+        return self.lora is None and self.dtype == "bfloat16"
 
     def identity(self) -> dict[str, Any]:
         """What is digested: all but `machine`."""

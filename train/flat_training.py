@@ -144,6 +144,7 @@ def _settings(config: TrainingConfig, *, measures: bool) -> dict[str, Any]:
         "warmup_steps": schedule.warmup,
         "weight_decay": schedule.weight_decay,
         "max_grad_norm": schedule.max_grad_norm,
+        "bf16": config.mixed,
         "gradient_checkpointing": machine.gradient_checkpointing,
         "logging_steps": machine.point_every,
         "save_strategy": "steps",

@@ -75,7 +75,7 @@ def _lower(config: TrainingConfig) -> Iterator[str]:
         yield "set machine.gradient_checkpointing = true"
     if config.lora is None:
         yield "train an adapter and not all weights (leave out lora = false)"
-    if config.dtype == "float32" and config.quantised == "no":
+    if config.dtype == "float32" and config.quantised == "no" and config.lora is not None:
         yield "set dtype = 'bfloat16'"
     if config.quantised == "no" and config.lora is not None and config.machine.device in ("auto", "cuda"):
         yield "set quantised = 'nf4' on a GPU"

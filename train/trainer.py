@@ -81,7 +81,8 @@ def fit(
     """
     everything = [*trees, *measured]
     _check_identity(out, _identity(opened, everything, config))
-    model = TreeModel(opened.model, longest_path(everything), lean=not config.machine.gradient_checkpointing)
+    lean = not config.machine.gradient_checkpointing
+    model = TreeModel(opened.model, longest_path(everything), lean=lean, mixed=config.mixed)
     _save_memory(opened.model, config)
     rows, held = (model.sequences(each, config.objective, config.tokens_per_row) for each in (trees, measured))
     if not rows:
@@ -91,7 +92,8 @@ def fit(
         )
     last = last_checkpoint(out)
     sink.forecast(forecast(model, rows, held, config, 0 if last is None else step_of(last)))
-    weights = digest_of("weights", opened.base_digest, opened.start_digest, config.dtype, config.quantised)
+    numbers = "bfloat16 over float32" if config.mixed else config.dtype
+    weights = digest_of("weights", opened.base_digest, opened.start_digest, numbers, config.quantised)
     train_items, held_items = (_items(each, model, config, weights, references) for each in (rows, held))
     trainer = TreeTrainer(model, config, train_items, held_items, out, sink, ask)
     trainer.train(resume_from_checkpoint=str(last) if last is not None else None)
@@ -372,7 +374,6 @@ def _arguments(config: TrainingConfig, out: Path, *, measures: bool) -> Training
         warmup_steps=schedule.warmup,
         weight_decay=schedule.weight_decay,
         max_grad_norm=schedule.max_grad_norm,
-        bf16=config.dtype == "bfloat16" and config.lora is None,
         logging_steps=machine.point_every,
         logging_nan_inf_filter=False,
         save_strategy="steps",

@@ -160,6 +160,8 @@ def tree_attention_forward(
     if tree_plan is None:
         plain = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, softcap=softcap)
         return plain[0], None
+    # Where products are in bfloat16 over weights of float32, rotary embeddings leave queries and keys in float32.
+    query, key = query.to(value.dtype), key.to(value.dtype)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if uses_flex(query.device):
         return _flex(query, key, value, tree_plan, scale, softcap), None

@@ -30,13 +30,15 @@ TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.02}
 class TreeModel(torch.nn.Module):  # type: ignore[misc]
     """The module that is trained: what wraps it for several devices sees one `forward`."""
 
-    def __init__(self, model: Any, longest: int, *, lean: bool = True) -> None:
+    def __init__(self, model: Any, longest: int, *, lean: bool = True, mixed: bool = False) -> None:
         """`longest` is the longest path in tokens; `lean` is left out where whole layers are computed again.
+
+        `mixed` makes products in bfloat16 whatever the weights are: for weights of float32 that are trained themselves.
 
         Raises SetupError if the model's logits cannot be made here.
         """
         super().__init__()
-        self.model = model
+        self.model, self.mixed = model, mixed
         self.separate_because = _reason(model, longest)
         """Why trees are read path by path; None if they are packed."""
         causal = _causal(model)
@@ -52,6 +54,7 @@ class TreeModel(torch.nn.Module):  # type: ignore[misc]
         with ExitStack() as entered:
             for saving in self._savings if torch.is_grad_enabled() else ():
                 entered.enter_context(saving())
+            entered.enter_context(torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed))
             return self._read(sequence)
 
     def _read(self, sequence: PackedSequence) -> torch.Tensor:

@@ -47,7 +47,7 @@ def estimate_memory(model: Any, config: TrainingConfig, tokens: int) -> MemoryEs
     """What a step over a row of so many tokens takes. `model` is as it was opened, with its adapter."""
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     text = model.config.get_text_config()
-    element = torch.finfo(getattr(torch, config.dtype)).bits // 8
+    element = torch.finfo(torch.float32 if config.mixed else getattr(torch, config.dtype)).bits // 8
     hidden, inner = int(text.hidden_size), int(text.intermediate_size)
     heads = int(text.num_attention_heads)
     head = int(getattr(text, "head_dim", None) or hidden // heads)

@@ -21,6 +21,7 @@ pytest.importorskip("torch", reason="the training extra is not installed")
 pytest.importorskip("peft", reason="the training extra is not installed")
 
 import torch
+from safetensors.torch import load_file
 
 from agents.models.model_folder import read_adapter
 from tests.support.builders import judged, make_judge, make_run
@@ -34,6 +35,7 @@ from train.adapters import (
     read_lineage,
     stored_adapter,
 )
+from train.base_model import open_base
 from train.config import TrainingConfig, read_training_config
 from train.data import Selection
 from train.points import Alarm, Forecast, Point
@@ -259,6 +261,25 @@ def test_an_adapter_that_was_merged_into_its_base_goes_on_with_its_lineage(
     assert not lineage_of_base(str(nobody_knows)).known
     with Store.read(store_path) as store:
         assert verify(store).clean
+
+
+def test_weights_that_are_trained_in_bfloat16_take_steps_that_it_cannot_tell_apart(
+    base: Path, store_path: Path
+) -> None:
+    schedule = {"steps": 4, "epochs": 99, "rows_per_step": 1, "learning_rate": 1e-6, "warmup": 0}
+    wanted = config(base, lora=None, dtype="bfloat16", schedule=schedule)
+    opened, before = open_base(wanted), load_file(base / "model.safetensors")
+    assert {each.dtype for each in opened.model.parameters()} == {torch.float32}
+    identity = begun(store_path, wanted)
+    assert Job(store_path, identity).run().state == "finished"
+    with Store.read(store_path) as store:
+        result = training(store, identity).result
+        assert points(store, identity)[0].loss == pytest.approx(0.6931, abs=1e-4), "the reference is read likewise"
+    assert result is not None
+    after = load_file(store_path.parent / result / "model.safetensors")
+    moved = sum(int((after[name] != weights).sum()) for name, weights in before.items() if "layers" in name)
+    total = sum(weights.numel() for name, weights in before.items() if "layers" in name)
+    assert moved > 0.9 * total
 
 
 def test_runs_that_measure_a_model_are_not_trained_on_unless_they_are_named(base: Path, store_path: Path) -> None:

@@ -1,12 +1,14 @@
-"""Alarms: what the points of a training say is going wrong, in words. Pure functions over points.
+"""Alarms: what the points of a training say is going wrong, in words. Pure functions over points, and an
+object that remembers what was said.
 
-Invariant: the same points give the same alarms; each kind is raised once, at the first point that shows it.
+Invariant: the same points give the same alarms; each kind is raised once, at the first point that shows it, however
+often the training is taken up again.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from statistics import fmean
 
@@ -17,6 +19,7 @@ STRETCH = 10
 PAIRS_OF_A_LENGTH = 20
 """Pairs of either kind that the question of length needs."""
 LENGTH_GAP = 0.35
+FATAL = frozenset({"not_a_number"})
 EARLY = 0.25
 """Passes over the data."""
 
@@ -25,6 +28,27 @@ def alarms(points: Sequence[Point]) -> list[Alarm]:
     """All alarms that these points raise, in the order of the checks."""
     raised = (check(points) for check in CHECKS)
     return [alarm for alarm in raised if alarm is not None]
+
+
+class Watch:
+    """The points of one training as they come, and each kind of alarm when it is first due."""
+
+    def __init__(self, points: Iterable[Point] = (), raised: Iterable[str] = ()) -> None:
+        """`points` and the kinds that were `raised` are of before, where a training is gone on with.
+
+        A fatal kind may be raised again: what it ended was not kept.
+        """
+        self._points, self._raised = list(points), set(raised) - FATAL
+        self.fatal: Alarm | None = None
+        """What the training cannot go on after."""
+
+    def see(self, point: Point) -> list[Alarm]:
+        """What this point raises."""
+        self._points.append(point)
+        new = [alarm for alarm in alarms(self._points) if alarm.kind not in self._raised]
+        self._raised |= {alarm.kind for alarm in new}
+        self.fatal = next((alarm for alarm in new if alarm.fatal), self.fatal)
+        return new
 
 
 def not_a_number(points: Sequence[Point]) -> Alarm | None:

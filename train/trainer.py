@@ -20,12 +20,12 @@ from typing import Any, Literal
 import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from train.alarms import alarms
+from train.alarms import Watch
 from train.base_model import OpenedBase
 from train.config import Evaluation, TrainingConfig
 from train.losses import Counts, PairOutcome, counts_of, dpo_loss, sft_loss
 from train.packing import PackedSequence
-from train.points import Alarm, Point, Preferences, Sink, Wish
+from train.points import Point, Preferences, Sink, Wish
 from train.reference import reference_sums
 from train.token_tree import TokenTree
 from train.tree_model import TreeModel, longest_path
@@ -72,12 +72,13 @@ def fit(
     ask: Callable[[], Wish] = lambda: "go",
     references: Path | None = None,
     measured: Sequence[TokenTree] = (),
+    watch: Watch | None = None,
 ) -> Outcome:
     """Train on these trees, or go on with it; returns when it is done, paused, stopped or failed.
 
     `references` is a folder where the reference's log-probabilities are kept for other trainings. `measured` are
-    trees of people who are held back, and are only measured on. Raises SetupError if there is nothing to train on, or
-    if `out` holds another training.
+    trees of people who are held back, and are only measured on; `watch` has seen what was told before. Raises
+    SetupError if there is nothing to train on, or if `out` holds another training.
     """
     everything = [*trees, *measured]
     _check_identity(out, _identity(opened, everything, config))
@@ -95,7 +96,7 @@ def fit(
     numbers = "bfloat16 over float32" if config.mixed else config.dtype
     weights = digest_of("weights", opened.base_digest, opened.start_digest, numbers, config.quantised)
     train_items, held_items = (_items(each, model, config, weights, references) for each in (rows, held))
-    trainer = TreeTrainer(model, config, train_items, held_items, out, sink, ask)
+    trainer = TreeTrainer(model, config, train_items, held_items, out, sink, ask, watch or Watch())
     trainer.train(resume_from_checkpoint=str(last) if last is not None else None)
     ended = trainer.ended()
     folder = None if ended in ("paused", "failed") else out / "trained"
@@ -111,6 +112,11 @@ def fit(
         tokens=sum(len(row) for row in rows),
         held_back=tuple(sorted({tree.persona for tree in measured})),
     )
+
+
+def is_finite(model: Any) -> bool:
+    """Whether all weights that are trained are numbers: a loss between two points is told by nothing else."""
+    return all(bool(torch.isfinite(each).all()) for each in model.parameters() if each.requires_grad)
 
 
 def last_checkpoint(out: Path) -> Path | None:
@@ -139,10 +145,9 @@ class TreeTrainer(Trainer):  # type: ignore[misc]
         out: Path,
         sink: Sink,
         ask: Callable[[], Wish],
+        watch: Watch,
     ) -> None:
-        self.config, self.held, self.sink = config, list(held), sink
-        self.points: list[Point] = []
-        self.raised: set[str] = set()
+        self.config, self.held, self.sink, self.watch = config, list(held), sink, watch
         self.wish: Wish = "go"
         self.control: Any = None
         self._tally = _Tally()
@@ -166,7 +171,7 @@ class TreeTrainer(Trainer):  # type: ignore[misc]
 
     def ended(self) -> Ended:
         """How `train` ended."""
-        if "not_a_number" in self.raised:
+        if self.watch.fatal is not None or not is_finite(self.model):
             return "failed"
         if self.wish != "go":
             return "paused" if self.wish == "pause" else "stopped"
@@ -194,7 +199,7 @@ class TreeTrainer(Trainer):  # type: ignore[misc]
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """The loss over all that is held back, as one batch."""
         counts = sum((counts_of(item.sequence) for item in self.held[1:]), counts_of(self.held[0].sequence))
-        tally, total = _Tally(), 0.0
+        tally, total, began = _Tally(), 0.0, time.perf_counter()
         self.model.eval()
         with torch.no_grad():
             for item in self.held:
@@ -204,6 +209,7 @@ class TreeTrainer(Trainer):  # type: ignore[misc]
         self.model.train()
         point = tally.point(self.state.global_step, float(self.state.epoch or 0.0), "evaluation", total)
         self._tell(point)
+        self._tally.leave_out(time.perf_counter() - began)
         metrics = {"eval_loss": total}
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -221,20 +227,16 @@ class TreeTrainer(Trainer):  # type: ignore[misc]
         return 0
 
     def _tell(self, point: Point) -> None:
-        if not self.is_world_process_zero():
-            return
-        self.points.append(point)
-        self.sink.point(point)
-        for alarm in alarms(self.points):
-            if alarm.kind not in self.raised:
-                self._raise(alarm)
-
-    def _raise(self, alarm: Alarm) -> None:
-        self.raised.add(alarm.kind)
-        self.sink.alarm(alarm)
-        if alarm.fatal:
-            self.control.should_training_stop = True
-            self.control.should_save = False
+        """Every process watches, so that all of them stop; one tells."""
+        tells = self.is_world_process_zero()
+        if tells:
+            self.sink.point(point)
+        for alarm in self.watch.see(point):
+            if tells:
+                self.sink.alarm(alarm)
+            if alarm.fatal:
+                self.control.should_training_stop = True
+                self.control.should_save = False
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         if self.args.should_save:
@@ -298,6 +300,10 @@ class _Tally:
         self._chosen: list[float] = []
         self._rejected: list[float] = []
         self._longer: list[int] = []
+
+    def leave_out(self, seconds: float) -> None:
+        """Time in which something else was done."""
+        self._began += seconds
 
     def add(self, sequence: PackedSequence, outcome: PairOutcome | None) -> None:
         self._tokens += len(sequence)

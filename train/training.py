@@ -22,14 +22,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from train.adapters import keep_adapter_files, keep_model_notes
+from train.alarms import Watch
 from train.config import Machine, TrainingConfig
 from train.memory import MemoryEstimate, is_out_of_memory, what_to_lower
 from train.model_card import model_card
-from train.points import Alarm, Forecast, Point, Sink, Wish
+from train.points import Alarm, Forecast, Point, Preferences, Sink, Wish
 from train.templates import open_reader
 from train.training_plan import Plan, TokenData, operation_of, plan_of, token_data
 from trees.errors import EspalierError, SetupError, StoreError, StoreFull
-from trees.jobs import HEARTBEAT_S, Command, Lock, answer, commands, heartbeat, release, take, take_lock
+from trees.jobs import HEARTBEAT_S, Command, Lock, answer, commands, events, heartbeat, release, take, take_lock
 from trees.store import Store
 from trees.trainings import (
     AdapterRow,
@@ -38,6 +39,7 @@ from trees.trainings import (
     forget_points,
     keep_adapter,
     keep_point,
+    points,
     set_training_operation,
     set_training_result,
     set_training_state,
@@ -53,6 +55,8 @@ POLL_S = 0.25
 """How often the process looks for commands, in seconds."""
 SURELY = 2.0
 """An estimate this many times what is free is refused; a smaller one may be wrong."""
+MANY = 100_000
+"""Events of a training that are looked at."""
 INSTALL = "pip install 'espalier-lm[train]'"
 
 
@@ -138,13 +142,13 @@ class Job:
                     *keep_event(row.id, "engine.started", {"pid": self.lock.pid, "step": step}),
                 ]
             )
-            recorder = _Recorder(store, row.id, self._told)
+            recorder, watch = _Recorder(store, row.id, self._told), _watch(store, row.id)
             ask = self._wishes.now
             if plan.flat:
-                outcome = _fit_flat()(opened, data.trained, config, folder, recorder, ask, data.measured)
+                outcome = _fit_flat()(opened, data.trained, config, folder, recorder, ask, data.measured, watch)
             else:
                 references = folder.parent / "references"
-                outcome = fit(opened, data.trained, config, folder, recorder, ask, references, measured=data.measured)
+                outcome = fit(opened, data.trained, config, folder, recorder, ask, references, data.measured, watch)
             return self._end(plan, opened, outcome, recorder)
 
     def _end(self, plan: Plan, opened: OpenedBase, outcome: Outcome, recorder: _Recorder) -> Ending:
@@ -312,6 +316,30 @@ def _row_of(point: Point) -> TrainingPoint:
         tokens=point.tokens,
         tokens_per_s=point.tokens_per_s,
         at=time.time(),
+    )
+
+
+def _watch(store: Store, training_id: str) -> Watch:
+    """What was told of a training until now, so that nothing is told twice."""
+    raised = [event.data["kind"] for event in events(store, training_id, limit=MANY) if event.kind == "training.alarm"]
+    told = (_point_of(each, each.loss) for each in points(store, training_id) if each.loss is not None)
+    return Watch(told, raised)
+
+
+def _point_of(kept: TrainingPoint, loss: float) -> Point:
+    """A point as the store has it, which does not say how long the replies of its pairs were."""
+    seen = (kept.margin, kept.accuracy, kept.chosen_reward, kept.rejected_reward)
+    margin, accuracy, chosen, rejected = (0.0 if value is None else value for value in seen)
+    return Point(
+        step=kept.step,
+        epoch=kept.epoch,
+        kind=kept.kind,
+        loss=loss,
+        learning_rate=kept.learning_rate,
+        grad_norm=kept.gradient,
+        tokens=kept.tokens,
+        tokens_per_s=kept.tokens_per_s,
+        preferences=None if None in seen else Preferences(margin, accuracy, chosen, rejected, 0, 0, 0, 0),
     )
 
 

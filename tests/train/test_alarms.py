@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from train.alarms import STRETCH, alarms
+from train.alarms import STRETCH, Watch, alarms
 from train.points import Point, Preferences
 
 HEALTHY = Preferences(
@@ -53,6 +53,26 @@ def kinds(points: list[Point]) -> list[str]:
 def test_a_training_that_goes_well_raises_none() -> None:
     points = training()
     assert all(kinds(points[:count]) == [] for count in range(len(points) + 1))
+
+
+def test_an_alarm_is_raised_once_however_often_the_training_is_taken_up_again() -> None:
+    points = training()
+    points = with_preferences(points, chosen_reward=[-0.05 * p.step for p in points])
+    watch = Watch()
+    told = [(alarm.kind, point.step) for point in points[:30] for alarm in watch.see(point)]
+    assert told == [("chosen_falls", 2 * STRETCH)]
+    again = Watch(points[:25], ["chosen_falls"])
+    assert [alarm for point in points[25:] for alarm in again.see(point)] == []
+    fresh = Watch(points[: 2 * STRETCH - 1])
+    assert [alarm.kind for alarm in fresh.see(points[2 * STRETCH - 1])] == ["chosen_falls"], "on what was told before"
+
+
+def test_what_ended_a_training_ends_it_again() -> None:
+    watch = Watch(training()[:5], ["not_a_number"])
+    assert watch.fatal is None
+    (alarm,) = watch.see(replace(training()[5], loss=math.nan))
+    assert alarm.fatal
+    assert watch.fatal == alarm
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf])

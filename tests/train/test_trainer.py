@@ -26,6 +26,7 @@ from tests.support.token_trees import VOCABULARY, random_tree, tiny_model
 from train.base_model import OpenedBase, adapter_config
 from train.config import LoraSettings, TrainingConfig, read_training_config
 from train.flat import dpo_trainer, sft_trainer
+from train.flat_training import fit_flat
 from train.packing import pack
 from train.points import Alarm, Forecast, Point, Wish
 from train.trainer import fit, last_checkpoint
@@ -294,13 +295,50 @@ def test_a_model_that_cannot_be_packed_is_trained_row_by_row_and_says_why(tmp_pa
     assert len(seen.points) == 4
 
 
-def test_a_loss_that_is_no_number_fails_and_keeps_no_checkpoint_of_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("train", [fit, fit_flat])
+def test_a_loss_that_is_no_number_fails_and_keeps_no_checkpoint_of_it(train: Any, tmp_path: Path) -> None:
     base, seen = opened(settings().lora), Seen()
     config = settings(schedule={"epochs": 3, "learning_rate": 1e38, "max_grad_norm": 1e12}, machine={"device": "cpu"})
-    outcome = fit(base, TREES, config, tmp_path, seen)
+    outcome = train(base, TREES, config, tmp_path, seen)
     assert (outcome.ended, outcome.folder) == ("failed", None)
     assert [alarm.kind for alarm in seen.alarms if alarm.fatal] == ["not_a_number"]
     assert not math.isfinite(seen.points[-1].loss) or not math.isfinite(seen.points[-1].grad_norm or 0)
+
+
+@pytest.mark.parametrize("train", [fit, fit_flat])
+def test_weights_that_are_no_numbers_fail_where_no_point_was_due(train: Any, tmp_path: Path) -> None:
+    config = settings(
+        schedule={"steps": 5, "epochs": 9, "learning_rate": 1e38, "max_grad_norm": 1e12, "warmup": 0},
+        machine={"device": "cpu", "point_every": 1_000},
+    )
+    outcome = train(opened(config.lora), TREES, config, tmp_path, Seen())
+    assert (outcome.ended, outcome.folder) == ("failed", None)
+
+
+def test_speed_is_that_of_training_without_the_time_that_measuring_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+
+    def clock() -> float:
+        nonlocal now
+        now += 1.0
+        return now
+
+    class Slow(Seen):
+        def point(self, point: Point) -> None:
+            nonlocal now
+            super().point(point)
+            if point.kind == "evaluation":
+                now += 1_000_000.0
+
+    monkeypatch.setattr("train.trainer.time.perf_counter", clock)
+    config = settings(evaluation={"share": 0.3, "every": 1})
+    seen = Slow()
+    fit(opened(config.lora), TREES[2:], config, tmp_path, seen, measured=TREES[:2])
+    trained = [point for point in seen.points if point.kind == "training"]
+    assert len(trained) == 3
+    assert all(point.tokens / point.tokens_per_s < 100_000 for point in trained)
 
 
 def test_reference_values_are_found_again(tmp_path: Path) -> None:

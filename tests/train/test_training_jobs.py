@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -184,6 +184,24 @@ def test_paused_by_a_row_it_leaves_with_a_checkpoint_and_goes_on(base: Path, sto
     told = Told()
     assert Job(store_path, identity, told).run().state == "finished"
     assert told.steps[0] == 5, "what is asked while a step is told is done at the end of the next"
+
+
+def test_alarms_look_at_what_was_told_before_a_pause_and_are_not_raised_again(
+    base: Path, store_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ten_points(seen: Sequence[Point]) -> Alarm | None:
+        trained = [point for point in seen if point.kind == "training"]
+        return Alarm("length", trained[9].step, "ten points") if len(trained) >= 10 else None
+
+    monkeypatch.setattr("train.alarms.CHECKS", (ten_points,))
+    schedule = {"steps": 16, "epochs": 99, "rows_per_step": 1, "learning_rate": 1e-2}
+    identity = begun(store_path, config(base, schedule=schedule))
+    for step in (6, 12):
+        assert Job(store_path, identity, Told(step, asked(store_path, identity, "pause"))).run().state == "paused"
+    assert Job(store_path, identity).run().state == "finished"
+    with Store.read(store_path) as store:
+        raised = [event.data for event in events(store, identity) if event.kind == "training.alarm"]
+    assert [alarm["step"] for alarm in raised] == [10]
 
 
 def test_stopped_by_a_row_it_keeps_what_it_learnt_and_may_still_go_on(base: Path, store_path: Path) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,8 @@ class Seen:
     """Digest of what each of them was trained on."""
     known: bool = False
     """Whether nothing but these people's words was trained on, from the base on."""
+    not_compared: int = 0
+    """People of whom this store lacks a half's text: by id they are told, by what they say they cannot be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,18 @@ def seen_by(store: Store | None, identity: ModelIdentity, config: ModelConfig) -
     if identity.backend == "scripted":
         return Seen("none", _NOBODY, known=True)
     found = (_in_store(store, identity, config) if store is not None else None) or _beside(config)
-    return Seen(UNKNOWN, _NOBODY) if found is None else _seen(found)
+    return Seen(UNKNOWN, _NOBODY) if found is None else _less_compared(store, found)
+
+
+def _less_compared(store: Store | None, lineage: Mapping[str, Any]) -> Seen:
+    """The lineage with how many of its people are not in the store, which their words then say too."""
+    seen = _seen(lineage)
+    held = {kind: {item.id for item in _held(store, kind, seen.people[kind])} if store else set() for kind in KINDS}
+    absent = sum(p not in held["profile"] or q not in held["personality"] for p, q in lineage["people"])
+    if not absent:
+        return seen
+    of = "of them" if seen.known else "people"
+    return replace(seen, words=f"{seen.words}, {absent} {of} not compared", not_compared=absent)
 
 
 def _in_store(store: Store, identity: ModelIdentity, config: ModelConfig) -> Mapping[str, Any] | None:
@@ -144,7 +157,8 @@ async def refuse_alike(
 ) -> bool:
     """Raise SetupError if a half of any persona says the same as one that was, or may be, trained on.
 
-    Returns whether paraphrases were looked for, and not only words that are alike.
+    Returns whether paraphrases were looked for, and not only words that are alike. Those whose text the store lacks are
+    not compared; `Seen.not_compared` counts them.
     """
     others = {kind: _trained_on(store, kind, seen) for kind in KINDS}
     if not any(others.values()):

@@ -62,7 +62,10 @@ def trained(store: Store, found: dict[str, Any]) -> None:
 def test_a_lineage_is_told_from_its_base_to_its_last_training(store_path: Path) -> None:
     with Store.open(store_path) as store:
         trained(store, lineage([(seed_profiles()[0], seed_personalities()[0])]))
+        store.apply(keep_profile(seed_profiles()[0], source="test"))
+        store.apply(keep_personality(seed_personalities()[0], source="test"))
         seen = seen_by(store, identity(), LlamaConfig(adapter=ADAPTER))
+        assert seen.not_compared == 0
         assert seen.words == "base ba5eba5e > sft 5f5f5f5f > dpo d9d9d9d9, 1 people"
         assert seen.people["profile"] == {seed_profiles()[0].id}
         assert seen.data == ("da7a" * 8,) * 2
@@ -88,6 +91,23 @@ def test_a_folder_from_elsewhere_brings_its_lineage(tmp_path: Path, store_path: 
     (tmp_path / "lineage.json").write_text("{}", encoding="utf-8")
     with pytest.raises(SetupError, match="cannot be read"):
         seen_by(None, identity(None), LlamaConfig(path=str(tmp_path)))
+
+
+def test_people_of_a_lineage_who_are_not_in_the_store_are_counted(tmp_path: Path, store_path: Path) -> None:
+    """An adapter from elsewhere names whom it saw by ids alone: what they say cannot be compared with anything."""
+    people = list(zip(seed_profiles()[:3], seed_personalities()[:3], strict=True))
+    config = LlamaConfig(adapter=str(tmp_path))
+    for known, words in ((True, "3 people, 2 of them not compared"), (False, "in part unknown, 2 people not compared")):
+        (tmp_path / "lineage.json").write_text(json.dumps(lineage(people, known=known)), encoding="utf-8")
+        with Store.open(store_path) as store:
+            for profile, personality in people[:1]:
+                store.apply(keep_profile(profile, source="test"))
+                store.apply(keep_personality(personality, source="test"))
+            store.apply(keep_profile(people[1][0], source="test"))
+            seen = seen_by(store, identity("0" * 32), config)
+            assert seen.not_compared == 2, "one half is not enough"
+            assert seen.words.endswith(words)
+    assert seen_by(None, identity("0" * 32), config).not_compared == 3
 
 
 def test_weights_that_were_trained_whole_are_known_by_their_folder(store_path: Path) -> None:

@@ -32,7 +32,7 @@ from simulation.personas import held_out_personalities, held_out_profiles
 from simulation.runs import Persona, Planned, begin, judges_of, plan_run, read_people
 from trees.errors import NotFound, SetupError
 from trees.ids import digest_of
-from trees.judge_bias import family
+from trees.judge_bias import families, known_as
 from trees.personas import Kind, Personality, Profile
 from trees.pool import pool
 from trees.situations import Situation, situation_from
@@ -232,10 +232,13 @@ def lineage_of(store: Store | None, cast: Cast) -> Seen:
     return seen_by(store, cast.models[name].identity, cast.config.models[name])
 
 
-def kinship(identity: Mapping[str, Any]) -> list[str]:
-    """Warnings: a judge or a simulated person that is the model under test, or of its family. Of a run's identity."""
+def kinship(identity: Mapping[str, Any], configured: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Warnings: a judge or a simulated person that is the model under test, or of its family.
+
+    Of a run's identity, and of its models as they are configured: weights are known by content, families by name.
+    """
     play, models, prompts = identity["play"], identity["models"], identity["prompts"]
-    mine = models[_tested(identity)]
+    mine, kind = models[_tested(identity)], _families(_tested(identity), models, configured)
     if mine["backend"] == "scripted":
         return []
     places = {"user": play["user"], **{f"judge.{name}": judge for name, judge in play["judges"].items()}}
@@ -246,9 +249,15 @@ def kinship(identity: Mapping[str, Any]) -> list[str]:
             theirs = models[name]
             if theirs["model"] == mine["model"]:
                 found.append(f"{place} asks the same weights as the model under test ({name}): it may prefer its own")
-            elif family(theirs["model"]) == family(mine["model"]):
-                found.append(f"{place} ({name}) and the model under test look like kin ({family(mine['model'])})")
+            elif kin := kind & _families(name, models, configured):
+                found.append(f"{place} ({name}) and the model under test look like kin ({', '.join(sorted(kin))})")
     return found
+
+
+def _families(
+    name: str, models: Mapping[str, Mapping[str, Any]], configured: Mapping[str, Mapping[str, Any]]
+) -> frozenset[str]:
+    return families(known_as(configured.get(name, {})) or models[name]["model"])
 
 
 def _tested(identity: Mapping[str, Any]) -> str:
@@ -362,7 +371,8 @@ def _result(store: Store, model: str, how: str, lineage: str, run: RunRow, judge
 
 def notes_of(store: Store, found: Sequence[Result]) -> list[str]:
     """What a reader of the figures should know of what was measured."""
-    identities = {result.model: store.run(result.run_id).identity for result in found}
+    runs = {result.model: store.run(result.run_id) for result in found}
+    identities = {model: run.identity for model, run in runs.items()}
     tests = tests_among(len(found), found[0].table.scores.shape[1]) if found else 0
     few = too_few(_cases_compared(found), tests) if tests else None
     return [
@@ -370,7 +380,7 @@ def notes_of(store: Store, found: Sequence[Result]) -> list[str]:
         *([few] if few is not None and not _single(found) else []),
         *_renamed(found),
         *_ceilings(found),
-        *(f"{model}: {warning}" for model, identity in identities.items() for warning in kinship(identity)),
+        *(f"{model}: {told}" for model, run in runs.items() for told in kinship(run.identity, run.operation["models"])),
         *_templates({model: identity["models"][_tested(identity)] for model, identity in identities.items()}),
     ]
 

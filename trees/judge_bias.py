@@ -14,10 +14,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
-from trees.ids import canonical_json
+from trees.ids import canonical_json, digest_of
 from trees.statistics import Rate
-from trees.store import Store
+from trees.store import RunRow, Store
 from trees.text import unescape
 from trees.values import Outcome
 
@@ -46,7 +47,7 @@ class ModelWins:
     model: str
     wins: Rate
     kin: bool
-    """Whether the judge asks the same weights, or a model whose name is of the same family."""
+    """Whether the judge asks the same weights, or a model whose name tells of the same family."""
 
 
 def length_bias(store: Store, run_id: str, judge_id: str) -> LengthBias:
@@ -106,7 +107,7 @@ def model_wins(store: Store, run_id: str, judge_id: str) -> list[ModelWins]:
         won[winner] += number
         lost[loser] += number
     asked = _model_of(store, judge_id)
-    known = _models(store, [*won, *lost, *([asked] if asked else [])])
+    known = _models(store, [*won, *lost, *([asked] if asked else [])], _names(store.run(run_id)))
     found = [
         ModelWins(known[model][0], Rate(won[model], won[model] + lost[model]), _kin(known, model, asked))
         for model in {*won, *lost}
@@ -119,22 +120,60 @@ def _model_of(store: Store, judge_id: str) -> str | None:
     return rows[0][0] if rows else None
 
 
-def _models(store: Store, ids: Iterable[str]) -> dict[str, tuple[str, str]]:
+def _names(run: RunRow) -> dict[str, str]:
+    """What the weights of a run's models are called, by the id of the model."""
+    identities, configured = run.identity.get("models", {}), run.operation.get("models", {})
+    return {digest_of("model", each): known_as(configured.get(name, {})) for name, each in identities.items()}
+
+
+def _models(store: Store, ids: Iterable[str], names: Mapping[str, str]) -> dict[str, tuple[str, str]]:
     """Label and the name of the weights, by id."""
     sql = "SELECT id, label, identity FROM models WHERE id IN (SELECT value FROM json_each(?))"
     rows = store.rows(sql, (canonical_json(list(ids)),))
-    return {row[0]: (unescape(row[1]), str(json.loads(row[2]).get("model", ""))) for row in rows}
+    return {
+        model: (unescape(label), names.get(model) or str(json.loads(identity).get("model", "")))
+        for model, label, identity in rows
+    }
 
 
 def _kin(known: Mapping[str, tuple[str, str]], model: str, asked: str | None) -> bool:
-    return asked is not None and asked in known and family(known[model][1]) == family(known[asked][1])
+    return asked is not None and asked in known and bool(families(known[model][1]) & families(known[asked][1]))
 
 
-def family(name: str) -> str:
-    """The first word of a model's name; a digest has none but itself."""
-    last = name.rpartition("/")[2].casefold()
+def known_as(configured: Mapping[str, Any]) -> str:
+    """What the weights of a configured model are called: its path or the name it is asked by; "" if it has neither."""
+    name = str(configured.get("path") or configured.get("model") or "")
+    return "smollm2" if name == "embedded" else name
+
+
+def families(name: str) -> frozenset[str]:
+    """The families that a model's name tells of, such as `deepseek` and `qwen` of a distilled one.
+
+    What the last part of a path says goes before the folders above it. Of a name that tells of none of those that are
+    known here it is the first word, and of a digest the digest.
+    """
+    parts = [part for part in re.split(r"[/:\\]", name.casefold()) if part]
+    for part in parts[:-4:-1]:
+        if found := frozenset(family for family, pattern in FAMILIES.items() if re.search(pattern, part)):
+            return found
+    last = parts[-1] if parts else ""
     word = re.match(r"[a-z]{3,}", last)
-    return word.group() if word and not re.fullmatch(r"[0-9a-f]{16,}", last) else last
+    return frozenset({word.group() if word and not re.fullmatch(r"[0-9a-f]{16,}", last) else last} - {""})
+
+
+FAMILIES: Mapping[str, str] = {
+    "llama": "llama",
+    "qwen": "qwen|qwq",
+    "mistral": "mistral|mixtral|ministral|codestral|magistral|devstral",
+    "gpt": r"gpt|(?<![a-z0-9])o[134](?![a-z0-9])",
+    "gemma": "gemma|gemini",
+    "claude": "claude",
+    "smollm": "smollm",
+    "olmo": "olmo",
+    "phi": r"(?<![a-z])phi(?![a-z])",
+    "deepseek": "deepseek",
+}
+"""Who is kin to whom, by what stands anywhere in a name."""
 
 
 def outcomes_by_turn(store: Store, run_id: str, judge_id: str) -> dict[int, dict[Outcome, int]]:

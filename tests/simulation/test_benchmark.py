@@ -28,6 +28,7 @@ from simulation.benchmark import (
     crossed,
     find_benchmark,
     gaps_of,
+    kinship,
     notes_of,
     plan,
     results,
@@ -415,6 +416,27 @@ async def test_kin_of_a_model_under_test_are_told_with_the_figures(store_path: P
     assert any(note.startswith("base: judge.points (other) and the model under test") for note in notes)
     assert any(note.startswith("base: user (other) and the model under test") for note in notes)
     assert any(note.startswith("same: judge.points asks the same weights") for note in notes)
+
+
+def test_weights_from_a_file_are_kin_of_a_served_model_by_what_the_file_is_called() -> None:
+    """A file's weights are known by their digest, which has no family."""
+    identity = {
+        "play": {
+            "responders": {"tested": {"model": "mine"}},
+            "user": {"model": "mine", "models": []},
+            "judges": {"points": {"model": "served", "models": []}, "strict": {"model": "other", "models": []}},
+        },
+        "models": {
+            "mine": {"backend": "llama", "model": "5a3e" * 16},
+            "served": {"backend": "openai", "model": "Llama-3.3-70B"},
+            "other": {"backend": "openai", "model": "o3-mini"},
+        },
+        "prompts": {"judge.points": "p", "judge.strict": "q"},
+    }
+    mine = {"kind": "llama", "path": "/models/Meta-Llama-3.1-8B.Q4_K_M.gguf"}
+    configured = {"mine": mine, "served": {"model": "Llama-3.3-70B"}, "other": {"model": "o3-mini"}}
+    assert kinship(identity, configured) == ["judge.points (served) and the model under test look like kin (llama)"]
+    assert kinship(identity, {**configured, "mine": {**mine, "path": "embedded"}}) == []
 
 
 async def test_so_few_cases_that_nothing_can_be_told_are_said_to_be_so(store_path: Path) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.support.builders import judged, make_judge, make_run
-from trees.judge_bias import family, length_bias, length_bias_of, outcomes_by_turn
+from trees.judge_bias import families, known_as, length_bias, length_bias_of, outcomes_by_turn
 from trees.store import Store
 
 
@@ -20,9 +22,45 @@ def test_the_longer_reply_is_counted_by_how_much_longer_it_is() -> None:
     assert (found.winners, found.losers) == (102.5, 100)
 
 
-def test_a_family_is_the_first_word_of_a_name() -> None:
-    assert family("owner/Qwen2.5-7B") == family("qwen3-32b.gguf") == "qwen"
-    assert family("ab" * 16) == "ab" * 16
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        ("owner/Qwen2.5-7B", "qwen3-32b.gguf"),
+        ("Meta-Llama-3.1-8B-Instruct", "meta-llama/Llama-3.3-70B"),
+        ("/models/TinyLlama-1.1B.Q4_K_M.gguf", "hf://bartowski/Llama-3.2-1B-GGUF:llama-3.2-1b.gguf"),
+        ("mistralai/Mixtral-8x7B", "Ministral-8B"),
+        ("o3-mini", "gpt-4o"),
+        ("google/gemma-3-4b", "gemini-2.5-pro"),
+        ("DeepSeek-R1-Distill-Qwen-7B", "Qwen3-8B"),
+        ("DeepSeek-R1-Distill-Qwen-7B", "deepseek-chat"),
+        ("microsoft/Phi-4", "phi-3.5-mini"),
+        ("/cache/models--meta-llama--Llama-3.1-8B/snapshots/0e9e39f249a16976", "llama-3.gguf"),
+        ("unheard-1b", "other/unheard_2b"),
+    ],
+)
+def test_names_of_one_family_are_kin(a: str, b: str) -> None:
+    assert families(a) & families(b)
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        ("dolphin-2.9", "phi-4"),
+        ("/home/claude/models/qwen3.gguf", "claude-sonnet-4"),
+        ("OLMo-2-7B", "SmolLM2-135M"),
+        ("proto1-7b", "o1"),
+        ("", ""),
+        ("ab" * 16, "cd" * 16),
+    ],
+)
+def test_other_names_are_not(a: str, b: str) -> None:
+    assert not families(a) & families(b)
+
+
+def test_weights_are_called_by_their_path_or_by_the_name_they_are_asked_by() -> None:
+    assert families(known_as({"kind": "llama", "path": "embedded"})) == {"smollm"}
+    assert families(known_as({"kind": "vllm", "model": "Qwen/Qwen3-8B"})) == {"qwen"}
+    assert known_as({"kind": "scripted"}) == ""
 
 
 def test_leanings_of_a_stored_run(store_path: Path) -> None:

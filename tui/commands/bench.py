@@ -263,7 +263,13 @@ async def _measure(
                 "pool, and paraphrases are found then",
                 stderr=True,
             )
-        for warning in kinship(measured.planned.cast.identity()):
+        if started.seen.not_compared:
+            say(
+                f"{name}: {started.seen.not_compared} of the people it was trained on are not in this store, so nobody "
+                "could be compared with what they say; `espalier personas import` brings them in",
+                stderr=True,
+            )
+        for warning in kinship(measured.planned.cast.identity(), measured.planned.cast.operation(None)["models"]):
             say(f"warning: {warning}", stderr=True)
         if row.state == "finished" and not retry_failed:
             return measured.benchmark_id, None
@@ -305,7 +311,12 @@ async def _dry_run(
                 if store is not None:
                     refuse_known(store, people, seen, name)
                 whole = estimate(cast, people).rows[-1].as_dict()
-                told = {"model": name, "how": measured.how, "lineage": seen.words, "warnings": kinship(cast.identity())}
+                told = {
+                    "model": name,
+                    "how": measured.how,
+                    "lineage": seen.words,
+                    "warnings": kinship(cast.identity(), cast.operation(None)["models"]),
+                }
                 plans.append({**told, **whole})
             finally:
                 await close_models(models)

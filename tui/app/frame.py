@@ -215,6 +215,25 @@ class Editor(TextArea):
     def get_line(self, line_index: int) -> Text:
         return Text(in_place(self.document.get_line(line_index)), end="", no_wrap=True)
 
+    def rewrite(self, text: str) -> None:
+        """Have it say something else. Only what differs is replaced, and undo brings back what stood there."""
+        before = self.text
+        first = _alike(before, text)
+        last = _alike(before[first:][::-1], text[first:][::-1])
+        kept = len(before) - last
+        self.replace(text[first : len(text) - last], _place(before[:first]), _place(before[:kept]))
+
+
+def _alike(one: str, other: str) -> int:
+    """How many characters two texts begin with alike."""
+    unlike = (at for at, (mine, theirs) in enumerate(zip(one, other, strict=False)) if mine != theirs)
+    return next(unlike, min(len(one), len(other)))
+
+
+def _place(above: str) -> tuple[int, int]:
+    """The line and the column that follow a text."""
+    return above.count("\n"), len(above) - above.rfind("\n") - 1
+
 
 class LineEditor(Input):
     """A line that is edited as it is and shown without what would drive the terminal."""

@@ -14,7 +14,7 @@ from tests.tui.app.conftest import Opening
 from tests.tui.conftest import CONFIG
 from tui.app import form
 from tui.app.dialogs import Choice
-from tui.app.frame import Table
+from tui.app.frame import Editor, Table
 from tui.app.screens.setup import SetupScreen
 
 
@@ -73,6 +73,72 @@ async def test_an_unsaved_configuration_is_not_left_without_a_word(opening: Open
         await driven.press("ctrl+q")
         assert "is not saved" in driven.text()
         assert driven.app._exit is False
+
+
+@pytest.mark.parametrize("has_file", [True, False])
+@pytest.mark.parametrize("key", ["O", "F"])
+@pytest.mark.usefixtures("run_id")
+async def test_what_was_typed_is_not_lost_without_a_word(opening: Opening, key: str, has_file: bool) -> None:
+    if has_file:
+        write("quickstart.toml")
+    async with opening(160, 44, mode="setup") as driven:
+        screen = setup(driven)
+        assert screen.unsaved is None
+        screen.query_one(TextArea).text = f"{screen.text}# mine\n"
+        await driven.press(key)
+        assert "is not saved and would be lost" in driven.text()
+        await driven.press("enter")
+        assert "# mine" in screen.text
+        await driven.press(key, "left", "enter")
+        if key == "O":
+            write("other.toml")
+            driven.app.screen.query_one(Input).value = "other.toml"
+            await driven.press("enter")
+        await driven.until(lambda: "# mine" not in screen.text, "another one is shown")
+        assert screen.unsaved is None
+
+
+async def test_what_the_form_changes_can_be_undone_with_what_was_typed_before(opening: Opening) -> None:
+    write("quickstart.toml")
+    async with opening(160, 44, mode="setup") as driven:
+        screen = setup(driven)
+        screen.query_one("#toml").focus()
+        await driven.press(*"# by hand", "enter")
+        assert screen.text.startswith("# by hand\n")
+        before = screen.text
+        field = next(each for each in screen.fields if each.name == "turns")
+        screen._change(field, "9")
+        assert screen.text == before.replace("turns = 2", "turns = 9")
+        await driven.press("ctrl+z")
+        assert screen.text == before
+        await driven.press(*["ctrl+z"] * 9)
+        assert screen.text == CONFIG
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("", "a\nb"), ("a\nb\n", "a\nb\n"), ("aa\naa\n", "aa\n"), ("x\ny\nz", "x\nz"), ("one", "two\n"), ("aXa", "a")],
+)
+async def test_an_editor_is_rewritten_where_it_differs(opening: Opening, before: str, after: str) -> None:
+    async with opening(mode="setup") as driven:
+        editor = setup(driven).query_one(Editor)
+        editor.text = before
+        editor.rewrite(after)
+        assert editor.text == after
+        editor.undo()
+        assert editor.text == before
+
+
+async def test_escape_leads_from_the_text_back_to_the_form_and_is_offered(opening: Opening) -> None:
+    async with opening(80, 24, mode="setup") as driven:
+        screen = setup(driven)
+        assert "esc Form" not in driven.text()
+        await driven.press("Z")
+        assert screen.focused is screen.query_one("#toml")
+        assert "esc Form" in driven.text().splitlines()[-1]
+        await driven.press("escape")
+        assert screen.focused is screen.query_one("#field-table")
+        assert screen.pane("form").display
 
 
 async def test_the_configuration_of_a_stored_run_can_be_taken(opening: Opening, run_id: str) -> None:

@@ -7,6 +7,7 @@ Invariant: Start says why it cannot be had, and what starts is what the file say
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
@@ -22,7 +23,7 @@ from trees.errors import StoreMissing
 from trees.store import Store
 from tui.app import form
 from tui.app.content import Cell, flat, safe, styled
-from tui.app.dialogs import Choice, Line
+from tui.app.dialogs import Choice, Line, Question
 from tui.app.form import Field, Reading
 from tui.app.frame import Editor, Mode, Pane, Table
 from tui.console import count
@@ -70,12 +71,16 @@ class SetupScreen(Mode):
         Binding("O", "open", "Open a file", show=False, id="setup.open"),
         Binding("F", "from_run", "From the run looked at", show=False, id="setup.from_run"),
         Binding("Z", "side", "Text", id="setup.side"),
+        Binding("escape", "back", "Form", id="setup.back"),
     ]
 
     def __init__(self) -> None:
         super().__init__()
         self.file: Path | None = None
         self.saved = ""
+        """What the file says."""
+        self._began = ""
+        """What was there before a person changed it: the file's text, a run's, or what is offered to begin with."""
         self.reading = Reading(None, ())
         self.fields: list[Field] = []
         self._typing: Timer | None = None
@@ -112,7 +117,7 @@ class SetupScreen(Mode):
         else:
             from simulation.quickstart import quickstart
 
-            self.query_one(TextArea).text = quickstart()
+            self._begin_from(quickstart())
         self._read_now()
         self.query_one("#field-table").focus()
 
@@ -122,7 +127,9 @@ class SetupScreen(Mode):
 
     @property
     def unsaved(self) -> str | None:
-        return f"the configuration {self.file}" if self.file is not None and self.text != self.saved else None
+        if self.text == self._began:
+            return None
+        return f"the configuration {self.file}" if self.file is not None else "the configuration, which has no file,"
 
     # Reading the text
 
@@ -215,7 +222,7 @@ class SetupScreen(Mode):
         if typed is None or typed == form.shown(field.value):
             return
         try:
-            self.query_one(TextArea).text = form.changed(self.text, field.path, typed)
+            self.query_one(Editor).rewrite(form.changed(self.text, field.path, typed))
         except ValueError as error:
             self.main.tell(str(error), severity="warning")
         self._read_now()
@@ -229,10 +236,34 @@ class SetupScreen(Mode):
             self.main.tell(f"{path} cannot be read: {error}", severity="error")
             return
         self.file, self.saved = path, text
-        self.query_one(TextArea).text = text
+        self._begin_from(text)
+
+    def _begin_from(self, text: str) -> None:
+        self._began, editor = text, self.query_one(Editor)
+        if editor.text:
+            editor.rewrite(text)
+            editor.move_cursor((0, 0))
+        else:
+            editor.text = text
+
+    def _unless_lost(self, then: Callable[[], None]) -> None:
+        """Go on where nothing is lost by it that was typed, or where a person wants to lose it."""
+        if (what := self.unsaved) is None:
+            then()
+            return
+        self.main.push_screen(
+            Question(
+                f"{what[0].upper()}{what[1:]} is not saved and would be lost; ctrl+s saves it.",
+                (("lose", "Lose it"), ("cancel", "Cancel")),
+            ),
+            lambda answer: then() if answer else None,
+        )
 
     def action_open(self) -> None:
-        self.main.push_screen(Line("Which configuration file?", str(self.file or FILE)), self._opened)
+        def ask() -> None:
+            self.main.push_screen(Line("Which configuration file?", str(self.file or FILE)), self._opened)
+
+        self._unless_lost(ask)
 
     def _opened(self, name: str | None) -> None:
         if name:
@@ -257,7 +288,7 @@ class SetupScreen(Mode):
         except OSError as error:
             self.main.tell(f"cannot write {path}: {error.strerror}", severity="error")
             return
-        self.file, self.saved = path, self.text
+        self.file, self.saved, self._began = path, self.text, self.text
         self._read_now()
         self.main.tell(f"saved {path}")
 
@@ -274,11 +305,12 @@ class SetupScreen(Mode):
             return form.text_of(config_of(store.run(run_id)))
 
         async def take() -> None:
-            self.query_one(TextArea).text = await self.main.pages.ask(taken)
+            text = await self.main.pages.ask(taken)
             self.file, self.saved = None, ""
+            self._begin_from(text)
             self._read_now()
 
-        self.ask("from", take, self.pane("text"))
+        self._unless_lost(partial(self.ask, "from", take, self.pane("text")))
 
     # Trying it and starting it
 
@@ -336,6 +368,16 @@ class SetupScreen(Mode):
         self.toggle_class("-side")
         if self.has_class("-narrow"):
             self.call_after_refresh(self.query_one("#toml" if self.has_class("-side") else "#field-table").focus)
+
+    def action_back(self) -> None:
+        self.remove_class("-side")
+        self.set_focus(self.query_one("#field-table"))
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """There is something to go back from while the text or what is said of it has the focus."""
+        if action == "back":
+            return self.focused is not None and self.query_one("#side") in self.focused.ancestors
+        return super().check_action(action, parameters)
 
     def copied(self) -> str | None:
         return self.text

@@ -42,8 +42,6 @@ from agents.models.settings import ADAPTER_BASE, ModelSettings
 from agents.models.weights import INSTALL, Weights, locate
 
 SMALLEST_CACHE = 16384
-_SEQUENCE_IDS = 256
-"""llama.cpp knows no more."""
 _IDLE_CELLS = 256
 """Cells that stay hot on a CPU beside those in use: attention there visits every used cell for every token."""
 _MOST_HOST_MB = 8192
@@ -139,7 +137,6 @@ class LlamaConfig(ModelSettings):
             "idle_cells": cells if self.gpu_layers else _IDLE_CELLS,
             "host_cache_mb": _host_cache_mb() if self.host_cache_mb is None else self.host_cache_mb,
             "parallel": self.parallel,
-            "sequences": min(_SEQUENCE_IDS, max(64, 4 * self.parallel)),
             "batch": self.batch,
             "threads": self.threads or _cores(),
             "gpu_layers": self.gpu_layers,

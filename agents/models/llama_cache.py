@@ -14,7 +14,7 @@ of the tokens on its path and no others.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -29,9 +29,9 @@ class Cells(Protocol):
 
     def cut(self, sequence: int, start: int) -> bool: ...
 
-    def save(self, sequence: int) -> bytearray: ...
+    def save(self, sequence: int, start: int, end: int) -> list[bytearray]: ...
 
-    def restore(self, sequence: int, saved: bytearray) -> bool: ...
+    def restore(self, sequence: int, saved: Sequence[bytearray]) -> bool: ...
 
     def clear(self) -> None: ...
 
@@ -47,7 +47,7 @@ class Node:
     children: list[Node] = field(default_factory=list)
     hot: bool = True
     sequence: int | None = None
-    saved: bytearray = field(default_factory=bytearray)
+    saved: list[bytearray] = field(default_factory=list)
     """Its cells, while it is cold."""
     running: bool = False
     used: int = 0
@@ -57,6 +57,10 @@ class Node:
     def end(self) -> int:
         """The position after its last token."""
         return self.start + len(self.tokens)
+
+    @property
+    def host_bytes(self) -> int:
+        return sum(map(len, self.saved))
 
 
 class PrefixTree:
@@ -68,7 +72,7 @@ class PrefixTree:
         self._cells = cells
         self._capacity = capacity
         self._host_limit = host_bytes
-        self._spare = sequences - 1
+        self._sequences = sequences
         self._tick = 0
         self._reset()
 
@@ -77,7 +81,7 @@ class PrefixTree:
         self._hot: set[Node] = set()
         self._cold: set[Node] = set()
         self._pinned: frozenset[Node] = frozenset()
-        self._free = list(reversed(range(self._spare)))
+        self._free = list(reversed(range(self._sequences)))
         self.hot_cells = 0
         self.host_bytes = 0
 
@@ -154,19 +158,13 @@ class PrefixTree:
         if len(node.tokens) < WORTH_RESTORING and not node.children:
             self._forget(node)
             return True
-        node.saved = self._save(node)
-        self.host_bytes += len(node.saved)
+        assert node.sequence is not None
+        node.saved = self._cells.save(node.sequence, node.start, node.end)
+        self.host_bytes += node.host_bytes
         self._cool(node)
         self._cold.add(node)
         self._bound_host()
         return True
-
-    def _save(self, node: Node) -> bytearray:
-        assert node.sequence is not None
-        self._cells.copy(node.sequence, self._spare, node.start, node.end)
-        saved = self._cells.save(self._spare)
-        self._cells.cut(self._spare, 0)
-        return saved
 
     def _cool(self, node: Node) -> None:
         """Take a hot end's cells away; its sequence id goes to its parent if that is now an end."""
@@ -201,8 +199,8 @@ class PrefixTree:
         node.parent.children.remove(node)
         for each in _subtree(node):
             self._cold.discard(each)
-            self.host_bytes -= len(each.saved)
-            each.saved = bytearray()
+            self.host_bytes -= each.host_bytes
+            each.saved = []
 
     # What becomes hot again
 
@@ -222,16 +220,14 @@ class PrefixTree:
         if not self.make_room(len(node.tokens)):
             return False
         sequence = self._sequence_after(node.parent)
-        if not self._cells.restore(self._spare, node.saved):
+        if not self._cells.restore(sequence, node.saved):
             self._hand_up(sequence, node.parent)
             self._forget(node)
             return False
-        self._cells.copy(self._spare, sequence, node.start, node.end)
-        self._cells.cut(self._spare, 0)
-        self.host_bytes -= len(node.saved)
+        self.host_bytes -= node.host_bytes
         self._cold.discard(node)
         self._hot.add(node)
-        node.saved, node.hot, node.sequence = bytearray(), True, sequence
+        node.saved, node.hot, node.sequence = [], True, sequence
         self.hot_cells += len(node.tokens)
         return True
 

@@ -35,6 +35,8 @@ GRAMMAR_FIRST = 512
 RANDOM_SEED = 0xFFFFFFFF
 """What llama.cpp reads as "draw a seed"."""
 
+_SEQUENCE_IDS = 256
+"""llama.cpp knows no more."""
 _WARNING, _ERROR = 3, 4
 _CACHE_TYPES = {"f32": 0, "f16": 1}
 
@@ -84,6 +86,11 @@ class Weights:
     def shares_prefixes(self) -> bool:
         """Recurrent state cannot be cut at a token, so such a model reads every prompt from its beginning."""
         return not (api.llama_model_is_recurrent(self.pointer) or api.llama_model_is_hybrid(self.pointer))
+
+    @cached_property
+    def window(self) -> int:
+        """How many tokens the layers that see least look back; 0 if all of them see everything."""
+        return int(api.llama_model_n_swa(self.pointer))
 
     @cached_property
     def quantisation(self) -> str:
@@ -168,10 +175,11 @@ class Vocab:
 
 @dataclass(frozen=True, slots=True)
 class ContextOptions:
-    """How a context is made. Sequence ids run below `sequences`, which llama.cpp caps at 256."""
+    """How a context is made."""
 
     cells: int
     sequences: int
+    """Sequence ids for others to use, which run below this number; `ids_of` says how many there may be."""
     batch: int
     """Most tokens that are decoded at once."""
     threads: int
@@ -180,11 +188,32 @@ class ContextOptions:
     embeddings: bool = False
 
 
+def ids_of(weights: Weights) -> int:
+    """Most sequences that a context of this model offers: one id is its own, and where there is a window each sequence
+    takes two."""
+    return (_SEQUENCE_IDS - 1) // (2 if weights.window else 1)
+
+
 class Context:
-    """A KV cache shared by sequences, and the batch that is decoded into it."""
+    """A KV cache shared by sequences, and the batch that is decoded into it.
+
+    In a model with a sliding window, llama.cpp takes a cell for something else once it lies before the window of the
+    one sequence that holds it, and saves only the window that a sequence ends with. A prefix that ends earlier needs
+    the rest too. So there every sequence has a twin that holds the same cells, since a cell that two sequences hold is
+    left alone, and cells are saved in runs no longer than the window.
+
+    Invariant: what a sequence holds between two calls of these methods, its twin holds as well.
+    """
 
     def __init__(self, weights: Weights, options: ContextOptions) -> None:
-        self._pointer = api.llama_init_from_model(weights.pointer, _context_params(options))
+        self._scratch = options.sequences
+        """The id by which cells are saved and restored."""
+        self._twin = options.sequences + 1 if weights.window else 0
+        """What is added to an id to name its twin; 0 if there are none."""
+        self._longest = weights.window or options.cells
+        """Most cells that are saved as one."""
+        ids = options.sequences * (2 if weights.window else 1) + 1
+        self._pointer = api.llama_init_from_model(weights.pointer, _context_params(options, ids))
         if not self._pointer:
             raise ModelFailure(
                 "setup",
@@ -194,7 +223,7 @@ class Context:
         self._memory = api.llama_get_memory(self._pointer)
         self.capacity = int(api.llama_n_batch(self._pointer))
         """Most tokens one batch takes; llama.cpp lowers it to the number of cells, and aborts on more."""
-        self._batch = api.llama_batch_init(self.capacity, 0, 1)
+        self._batch = api.llama_batch_init(self.capacity, 0, 2)
         self._vocabulary = weights.vocab.size
         self._width = int(api.llama_model_n_embd(weights.pointer))
         self.cells = int(api.llama_n_ctx(self._pointer))
@@ -213,8 +242,9 @@ class Context:
             raise NativeFailure("the batch is full")
         batch.token[place] = token
         batch.pos[place] = position
-        batch.n_seq_id[place] = 1
+        batch.n_seq_id[place] = 2 if self._twin else 1
         batch.seq_id[place][0] = sequence
+        batch.seq_id[place][1] = sequence + self._twin
         batch.logits[place] = output
         batch.n_tokens = place + 1
         return int(place)
@@ -243,21 +273,42 @@ class Context:
     def copy(self, source: int, target: int, start: int, end: int) -> None:
         """Let `target` hold what `source` holds from `start` to before `end`; no cell is duplicated."""
         api.llama_memory_seq_cp(self._memory, source, target, start, end)
+        if self._twin:
+            api.llama_memory_seq_cp(self._memory, source, target + self._twin, start, end)
 
     def cut(self, sequence: int, start: int) -> bool:
         """Forget what a sequence holds from `start` on. False if this kind of memory cannot be cut there."""
+        if self._twin:
+            api.llama_memory_seq_rm(self._memory, sequence + self._twin, start, -1)
         return bool(api.llama_memory_seq_rm(self._memory, sequence, start, -1))
 
-    def save(self, sequence: int) -> bytearray:
-        """The cells of a sequence as bytes, with their positions."""
-        saved = bytearray(api.llama_state_seq_get_size(self._pointer, sequence))
-        if api.llama_state_seq_get_data(self._pointer, _view(saved), len(saved), sequence) != len(saved):
+    def save(self, sequence: int, start: int, end: int) -> list[bytearray]:
+        """The cells of a sequence from `start` to before `end` as bytes, with their positions."""
+        return [
+            self._save(sequence, begin, min(begin + self._longest, end)) for begin in range(start, end, self._longest)
+        ]
+
+    def _save(self, sequence: int, start: int, end: int) -> bytearray:
+        api.llama_memory_seq_cp(self._memory, sequence, self._scratch, start, end)
+        saved = bytearray(api.llama_state_seq_get_size(self._pointer, self._scratch))
+        if api.llama_state_seq_get_data(self._pointer, _view(saved), len(saved), self._scratch) != len(saved):
             raise NativeFailure("llama.cpp could not copy cells to host memory")
+        self._empty_scratch()
         return saved
 
-    def restore(self, sequence: int, saved: bytearray) -> bool:
-        """Give an empty sequence the cells that `save` copied. False if there is no room for them."""
-        return bool(api.llama_state_seq_set_data(self._pointer, _view(saved), len(saved), sequence))
+    def restore(self, sequence: int, saved: Sequence[bytearray]) -> bool:
+        """Add to a sequence the cells that `save` copied. False if there is no room for them; some may be there."""
+        return all(self._restore(sequence, each) for each in saved)
+
+    def _restore(self, sequence: int, saved: bytearray) -> bool:
+        if not api.llama_state_seq_set_data(self._pointer, _view(saved), len(saved), self._scratch):
+            return False
+        self.copy(self._scratch, sequence, 0, -1)
+        self._empty_scratch()
+        return True
+
+    def _empty_scratch(self) -> None:
+        api.llama_memory_seq_rm(self._memory, self._scratch, -1, -1)
 
     def clear(self) -> None:
         api.llama_memory_clear(self._memory, False)
@@ -267,11 +318,11 @@ def _view(data: bytearray) -> Any:
     return (ctypes.c_uint8 * len(data)).from_buffer(data)
 
 
-def _context_params(options: ContextOptions) -> Any:
+def _context_params(options: ContextOptions, ids: int) -> Any:
     params = api.llama_context_default_params()
     params.n_ctx = options.cells
     params.n_batch = params.n_ubatch = options.batch
-    params.n_seq_max = options.sequences
+    params.n_seq_max = ids
     params.n_outputs_max = options.batch if options.embeddings else max(OUTPUTS, options.sequences)
     params.n_outputs_max_per_seq = 0
     params.n_threads = params.n_threads_batch = options.threads

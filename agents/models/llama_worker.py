@@ -171,12 +171,14 @@ class Loaded:
 
 
 def _scheduler(wire: Wire, weights: Weights, config: Mapping[str, Any]) -> Scheduler:
-    from agents.models.llama_native import Context, ContextOptions
+    from agents.models.llama_native import Context, ContextOptions, ids_of
     from agents.models.llama_scheduler import Policy, Scheduler
 
+    ids = ids_of(weights)
+    parallel = min(config["parallel"], (ids - 1) // 2)
     options = ContextOptions(
         cells=config["cells"],
-        sequences=config["sequences"],
+        sequences=min(ids, max(64, 4 * parallel)),
         batch=config["batch"],
         threads=config["threads"],
         cache_type=config["cache_type"],
@@ -190,8 +192,8 @@ def _scheduler(wire: Wire, weights: Weights, config: Mapping[str, Any]) -> Sched
             wire.answer(call, asdict(result))
 
     policy = Policy(
-        sequences=config["sequences"],
-        parallel=config["parallel"],
+        sequences=options.sequences,
+        parallel=parallel,
         idle_cells=config["idle_cells"],
         host_bytes=config["host_cache_mb"] << 20,
         exact=config["exact"],

@@ -6,10 +6,12 @@ import asyncio
 import json
 import math
 import os
+import random
 import signal
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -22,10 +24,12 @@ from agents.models.protocol import (
     Message,
     ModelFailure,
     Sampling,
+    ScoreAnswer,
     ScoreRequest,
 )
 from agents.models.weights import locate
 from tests.support.gguf_f32 import f32_gguf
+from tests.support.sliding_gguf import sliding_gguf
 
 pytestmark = [pytest.mark.embedded, pytest.mark.asyncio(loop_scope="module")]
 
@@ -344,6 +348,54 @@ async def test_more_requests_than_the_cache_holds_are_all_answered() -> None:
         assert all(texts(answer)[0] for answer in answers)
     finally:
         await tight.close()
+
+
+def conversation(number: int, turns: int) -> tuple[Message, ...]:
+    """The beginning of a conversation, in which each turn adds about 70 tokens; every byte is one."""
+    dice = random.Random(number)
+    spoken = [Message("system", f"Conversation {number}. " + "x" * 60)]
+    for _ in range(turns):
+        spoken.append(Message("user", "".join(dice.choices("abcdefgh ", k=25))))
+        spoken.append(Message("assistant", "".join(dice.choices("ijklmnop ", k=25))))
+    return (*spoken, Message("user", f"{turns} turns later"))
+
+
+@pytest.mark.parametrize("gpu_layers", [0, -1], ids=["idle-cells-leave", "idle-cells-stay"])
+async def test_a_sliding_window_loses_no_prefix_that_is_shared(tmp_path: Path, gpu_layers: int) -> None:
+    """llama.cpp reuses a cell before the window of the one sequence that holds it, and does not save it."""
+    path = sliding_gguf(tmp_path, window=32)
+    settings: dict[str, Any] = {
+        "path": str(path),
+        "flash_attention": False,
+        "context": 768,
+        "cells": 1024,
+        "cache_type": "f32",
+        "threads": 1,
+    }
+    asked = [
+        ScoreRequest(conversation(number, turns), ("yes it is", "no it is not"))
+        for number in range(2)
+        for turns in (8, 1, 3, 6, 2)
+    ]
+    exact = LlamaModel("exact", LlamaConfig(**settings, exact=True))
+    shared = LlamaModel("shared", LlamaConfig(**settings, gpu_layers=gpu_layers))
+    try:
+        await exact.open()
+        await shared.open()
+        wanted = [per_token(await exact.score(request)) for request in asked]
+        alone = [await shared.score(request) for request in (*asked, *asked)]
+        together = await asyncio.gather(*(shared.score(request) for request in asked))
+        for got, want in zip([*alone, *together], 3 * wanted, strict=True):
+            assert per_token(got) == pytest.approx(want, abs=1e-3)
+        reread = [(got.usage.prompt_tokens or 0) - (got.usage.cached_tokens or 0) for got in alone[len(asked) :]]
+        assert max(reread) < 64, "the second time every prompt is known"
+    finally:
+        await exact.close()
+        await shared.close()
+
+
+def per_token(answer: ScoreAnswer) -> list[float]:
+    return [score.logprob / score.tokens for score in answer.scores]
 
 
 async def test_too_long_names_both_numbers(model: LlamaModel) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -70,15 +71,17 @@ class CheckedCache:
         self.sequences[sequence] = {p: cell for p, cell in self.sequences[sequence].items() if p < start}
         return True
 
-    def save(self, sequence: int) -> bytearray:
-        return bytearray(json.dumps({p: cell[0] for p, cell in self.sequences[sequence].items()}).encode())
+    def save(self, sequence: int, start: int, end: int) -> list[bytearray]:
+        cells = {p: cell[0] for p, cell in self.sequences[sequence].items() if start <= p < end}
+        assert len(cells) == end - start
+        return [bytearray(json.dumps(cells).encode())]
 
-    def restore(self, sequence: int, saved: bytearray) -> bool:
-        cells = {int(position): [token] for position, token in json.loads(saved).items()}
-        assert not self.sequences[sequence]
+    def restore(self, sequence: int, saved: Sequence[bytearray]) -> bool:
+        cells = {int(position): [token] for each in saved for position, token in json.loads(each).items()}
+        assert not self.sequences[sequence].keys() & cells.keys()
         if self.forgetful or self.used + len(cells) > self.cells:
             return False
-        self.sequences[sequence] = cells
+        self.sequences[sequence] |= cells
         self.restored += len(cells)
         return True
 
@@ -99,14 +102,14 @@ def check_tree(scheduler: Scheduler, cache: CheckedCache) -> None:
         assert not (node.running and node.children)
         assert (node.sequence is not None) == (node.hot and not any(child.hot for child in node.children))
         hot += len(node.tokens) if node.hot else 0
-        host += len(node.saved)
+        host += node.host_bytes
         if node.sequence is not None:
             path = [token for each in reversed(list(_upwards(node))) for token in each.tokens]
             assert cache.held(node.sequence) == path
             ids.append(node.sequence)
     assert (tree.hot_cells, tree.host_bytes) == (hot, host)
     assert hot == cache.used
-    assert sorted([*ids, *tree._free]) == list(range(tree._spare))
+    assert sorted([*ids, *tree._free]) == list(range(tree._sequences))
 
 
 def successor(tokens: list[int]) -> int:

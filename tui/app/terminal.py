@@ -40,4 +40,4 @@ class TerminalDriver(LinuxDriver):
         self, app: App[Any], *, debug: bool = False, mouse: bool = True, size: tuple[int, int] | None = None
     ) -> None:
         super().__init__(app, debug=debug, mouse=mouse, size=size)
-        self._file = cast("TextIO", Forgiving(self._file))
+        self._file: Any = Forgiving(cast("TextIO", self._file))

@@ -23,7 +23,7 @@ from typing import Any, Literal, TypeVar
 
 from agents.prompts import Prompt
 from train.export import TrainingContexts
-from train.own_rows import Conversation, Owner, OwnRow, read_rows, rows_by_conversation
+from train.own_rows import Conversation, Owner, OwnRow, ReadRows, read_rows, rows_by_conversation
 from trees.errors import EspalierError, NotFound, SetupError
 from trees.ids import digest_of, text_digest
 from trees.pairs import BadFilter, Dropped, Filter, Pair, Place, Target, make_filter, weigh_turns, weigh_verdicts
@@ -85,7 +85,7 @@ class OwnFile:
 
     path: Path
     share: float
-    """Of all targets (or pairs) that are trained on, above 0 and up to 1."""
+    """Of all targets (or pairs) that are trained on, above 0 and up to 1; the rest is the store's and other files'."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,10 +207,13 @@ def select(store: Store, selection: Selection, files: Sequence[OwnFile] = ()) ->
     dropped: dict[str, Counter[str]] = {"targets": Counter(), "pairs": Counter(), "rows": Counter()}
     trees = [] if wanted is None else _stored_trees(store, selection, wanted, system, dropped)
     trees = _within_share(trees, selection, dropped)
-    own = [_own_trees(store, file, selection, system, trees, dropped["rows"]) for file in files]
+    read = [read_rows(store, file.path) for file in files]
+    measured = _measured(trees, read, selection)
+    wanted_rows = _Shares(files, trees, measured, selection.seed)
+    own = [_own_trees(file, rows, wanted_rows, system, dropped["rows"]) for file, rows in zip(files, read, strict=True)]
     everything = [*trees, *(tree for found in own for tree in found.trees)]
     return DataSet(
-        trees=_weighted(_split(everything, selection), selection.weights),
+        trees=_weighted(_split(everything, selection, measured), selection.weights),
         selection=selection,
         judge_id="" if wanted is None else wanted.judge_id,
         judge="" if wanted is None else wanted.judge,
@@ -465,16 +468,8 @@ class _Own:
     notes: tuple[str, ...]
 
 
-def _own_trees(
-    store: Store,
-    file: OwnFile,
-    selection: Selection,
-    deploy: str | None,
-    stored: Sequence[MessageTree],
-    dropped: Counter[str],
-) -> _Own:
-    read = read_rows(store, file.path)
-    rows = _drawn(read.rows, file, selection, stored)
+def _own_trees(file: OwnFile, read: ReadRows, shares: _Shares, deploy: str | None, dropped: Counter[str]) -> _Own:
+    rows = shares.drawn(file, read.rows)
     dropped.update(read.dropped)
     if len(read.rows) > len(rows):
         dropped["beyond_share"] += len(read.rows) - len(rows)
@@ -503,18 +498,52 @@ def _own_tree(file: OwnFile, digest: str, owner: Owner, conversation: Conversati
     )
 
 
-def _drawn(rows: Sequence[OwnRow], file: OwnFile, selection: Selection, stored: Sequence[MessageTree]) -> list[OwnRow]:
-    """As many rows of each kind as the share asks for, drawn by the seed, in the file's order."""
-    if not 0 < file.share <= 1:
-        raise SetupError(f"the share of {file.path} is {file.share:g}", hint="Give one above 0, and 1 at most.")
-    kept: list[OwnRow] = []
-    for fit in ("sft", "dpo"):
-        own = [row for row in rows if row.fit == fit]
-        others = sum(len(tree.targets if fit == "sft" else tree.pairs) for tree in stored)
-        wanted = len(own) if file.share == 1 or not stored else round(others * file.share / (1 - file.share))
-        ordered = sorted(own, key=lambda row: digest_of("draw", selection.seed, row.digest, row.line))
-        kept += ordered[:wanted]
-    return sorted(kept, key=lambda row: row.line)
+class _Shares:
+    """How much of each file is mixed in: with what is stored the files make up one whole, on either side of the split.
+
+    Of a total of t a file has `share` t, and what is stored has the rest: t = stored / (1 - the sum of the shares).
+    """
+
+    def __init__(
+        self, files: Sequence[OwnFile], stored: Sequence[MessageTree], measured: frozenset[str], seed: int
+    ) -> None:
+        """`measured` are the profiles that are held back to measure. Raises SetupError for shares that cannot be."""
+        self._stored, self._measured, self._seed = stored, measured, seed
+        self._rest = 1 - sum(file.share for file in files)
+        for file in files:
+            if not 0 < file.share <= 1:
+                raise SetupError(f"the share of {file.path} is {file.share:g}", hint="Give one above 0, and 1 at most.")
+        if stored and files and self._rest < 1e-9:
+            shares = " and ".join(f"{file.share:g}" for file in files)
+            raise SetupError(
+                f"files with a share of {shares} of all leave nothing for the conversations of the store",
+                hint="Give shares that come to less than 1, or leave the store's runs out.",
+            )
+
+    def drawn(self, file: OwnFile, rows: Sequence[OwnRow]) -> list[OwnRow]:
+        """As many of a file's rows of each kind as its share asks for, drawn by the seed, in the file's order."""
+        if not self._stored:
+            return list(rows)
+        kept: list[OwnRow] = []
+        for fit in ("sft", "dpo"):
+            for measures in (False, True):
+                own = [row for row in rows if row.fit == fit and (row.profile_id in self._measured) is measures]
+                kept += self._some(own, round(file.share * self._stored_amount(fit, measures) / self._rest))
+        return sorted(kept, key=lambda row: row.line)
+
+    def _stored_amount(self, fit: Fit, measures: bool) -> int:
+        trees = [tree for tree in self._stored if (_group(tree) in self._measured) is measures]
+        return sum(len(tree.targets if fit == "sft" else tree.pairs) for tree in trees)
+
+    def _some(self, rows: Sequence[OwnRow], wanted: int) -> list[OwnRow]:
+        """Rows with so many targets or pairs in all, or as few less as can be had."""
+        found: list[OwnRow] = []
+        for row in sorted(rows, key=lambda row: digest_of("draw", self._seed, row.digest, row.line)):
+            amount = len(row.targets) if row.fit == "sft" else 1
+            if amount <= wanted:
+                found.append(row)
+                wanted -= amount
+        return found
 
 
 def _file_notes(
@@ -536,26 +565,37 @@ def _file_notes(
 # The split
 
 
-def _split(trees: Sequence[MessageTree], selection: Selection) -> tuple[MessageTree, ...]:
-    """People who share a profile stay together; who evaluates is drawn by the seed, whatever the order of trees.
+def _measured(stored: Sequence[MessageTree], files: Sequence[ReadRows], selection: Selection) -> frozenset[str]:
+    """Who evaluates: profiles, or what else stays together, of what is stored and of rows whose person is known.
 
     Rows of files by nobody known are trained on, unless there is nothing else: then their conversations are split.
     """
+    known = {row.profile_id for read in files for row in read.rows if row.profile_id is not None}
+    return _held_back({*known, *map(_group, stored)}, selection)
+
+
+def _held_back(groups: Iterable[str], selection: Selection) -> frozenset[str]:
+    """Drawn by the seed, whatever the order."""
+    ordered = sorted(set(groups), key=lambda group: digest_of("evaluation", selection.seed, group))
+    wanted = round(len(ordered) * selection.evaluation)
+    if selection.evaluation > 0 and len(ordered) > 1:
+        wanted = min(max(wanted, 1), len(ordered) - 1)
+    return frozenset(ordered[:wanted])
+
+
+def _split(trees: Sequence[MessageTree], selection: Selection, measured: frozenset[str]) -> tuple[MessageTree, ...]:
+    """People who share a profile stay together."""
     only_files = all(tree.from_file and tree.profile_id is None for tree in trees)
-    drawable = {_group(t, only_files) for t in trees if only_files or t.profile_id is not None or not t.from_file}
-    groups = sorted(drawable, key=lambda group: digest_of("evaluation", selection.seed, group))
-    wanted = round(len(groups) * selection.evaluation)
-    if selection.evaluation > 0 and len(groups) > 1:
-        wanted = min(max(wanted, 1), len(groups) - 1)
-    kept_out = set(groups[:wanted])
+    kept_out = _held_back((tree.id for tree in trees), selection) if only_files else measured
     return tuple(
-        replace(tree, side="evaluation" if _group(tree, only_files) in kept_out else "train") for tree in trees
+        replace(tree, side="evaluation" if (tree.id if only_files else _group(tree)) in kept_out else "train")
+        for tree in trees
     )
 
 
-def _group(tree: MessageTree, only_files: bool) -> str:
+def _group(tree: MessageTree) -> str:
     """What stays together: a profile; without one a person's whole run of chats, or a file."""
-    return tree.profile_id or (tree.id if only_files else tree.source)
+    return tree.profile_id or tree.source
 
 
 # Weights

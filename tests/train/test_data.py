@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -228,7 +229,7 @@ def test_own_rows_weigh_as_much_as_the_mean_pair(store: Store, tmp_path: Path) -
     row = {"prompt": [user("x")], "chosen": [assistant("y")], "rejected": [assistant("z")]}
     (tmp_path / "own.jsonl").write_text(json.dumps(row), encoding="utf-8")
     wanted = replace(ALL, evaluation=0.0, weights="margin")
-    found = select(store, wanted, [OwnFile(tmp_path / "own.jsonl", 1.0)])
+    found = select(store, wanted, [OwnFile(tmp_path / "own.jsonl", 1 / 3)])
     assert weights_of(found, "train") == [0.5, 1.5, 1.0]
 
 
@@ -434,6 +435,34 @@ def test_a_share_is_drawn_by_the_seed_and_the_rest_counted(store: Store, tmp_pat
         select(store, ALL, [replace(file, share=0.0)])
 
 
+def test_shares_of_several_files_are_of_everything_that_is_trained_on(store: Store, tmp_path: Path) -> None:
+    many_people(store, 8)
+    rows = [{"messages": [user(f"q{i}"), assistant(f"r{i}")]} for i in range(60)]
+    long = [{"messages": [m for j in range(2) for m in (user(f"p{i}.{j}"), assistant(f"a{i}.{j}"))]} for i in range(30)]
+    first = replace(write(tmp_path / "first.jsonl", *rows), share=0.25)
+    second = replace(write(tmp_path / "second.jsonl", *long), share=0.25)
+    found = select(store, replace(ALL, evaluation=0.25), [first, second])
+    trained = Counter(dict.fromkeys(("first.jsonl", "second.jsonl"), 0))
+    for tree in found.side("train"):
+        trained[tree.source if tree.from_file else "store"] += len(tree.targets)
+    total = trained.total()
+    assert trained["store"] == total / 2
+    assert trained["first.jsonl"] == trained["second.jsonl"] == total / 4
+    stored = sum(len(tree.targets) for tree in found.trees if not tree.from_file)
+    assert trained["store"] < stored, "what only measures does not count"
+
+
+def test_files_that_leave_no_room_for_what_is_stored_are_refused(store: Store, tmp_path: Path) -> None:
+    many_people(store, 2)
+    one = {"messages": [user("q"), assistant("r")]}
+    files = [replace(write(tmp_path / name, one), share=share) for name, share in (("a", 0.6), ("b", 0.4))]
+    with pytest.raises(SetupError, match=r"share of 0\.6 and 0\.4 of all leave nothing"):
+        select(store, ALL, files)
+    with pytest.raises(SetupError, match="share of 1 of all"):
+        select(store, ALL, [replace(files[0], share=1.0)])
+    assert select(store, NONE, files).targets == 2, "by themselves they are taken whole"
+
+
 def test_exported_rows_keep_their_lineage_until_they_are_edited(store: Store, tmp_path: Path) -> None:
     run, judge = make_run(store), make_judge(store)
     good, _ = add_turn(run, judge)
@@ -464,7 +493,7 @@ def test_rows_by_nobody_known_are_trained_on_beside_people(store: Store, tmp_pat
     many_people(store, 4)
     rows = [{"messages": [user(f"q{i}"), assistant(f"r{i}")]} for i in range(30)]
     file = write(tmp_path / "own.jsonl", *rows)
-    mixed = select(store, Selection(evaluation=0.5), [file])
+    mixed = select(store, Selection(evaluation=0.5), [replace(file, share=0.5)])
     assert {tree.side for tree in mixed.trees if tree.from_file} == {"train"}
     assert len({tree.profile_id for tree in mixed.side("evaluation")}) == 1
     alone = select(store, Selection(runs=(), evaluation=0.5), [file])

@@ -23,6 +23,7 @@ from typing import Any, Literal
 from agents.models.model_folder import LINEAGE, AdapterFolder, fetched, folder_digest, read_adapter
 from agents.models.protocol import ModelFailure
 from agents.models.weights import EMBEDDED, HUB, locate
+from train.config import LoraSettings
 from train.gguf_export import (
     NumberFormat,
     kept_in_gguf,
@@ -194,6 +195,22 @@ def keep_adapter_files(trained: Path, store: Path, lineage: Lineage, card: str) 
         ) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def lora_of(adapter: AdapterFolder) -> LoraSettings:
+    """The settings that an adapter was made with. Raises SetupError."""
+    file = adapter.path / _KEPT[0]
+    try:
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        targets = kept["target_modules"]
+        return LoraSettings(
+            rank=kept["r"],
+            alpha=kept["lora_alpha"],
+            dropout=kept.get("lora_dropout", 0.0),
+            targets=targets if isinstance(targets, str) else tuple(sorted(targets)),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SetupError(f"the adapter's settings {file} cannot be read: {error}") from error
 
 
 def keep_model_notes(folder: Path, lineage: Lineage, card: str) -> None:

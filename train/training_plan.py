@@ -16,8 +16,8 @@ from typing import Any
 
 from agents.models.model_folder import AdapterFolder, read_adapter
 from agents.models.protocol import ModelFailure
-from train.adapters import Lineage, LineageStep, base_digest, lineage_of_base, read_lineage
-from train.config import Machine, TrainingConfig
+from train.adapters import Lineage, LineageStep, base_digest, lineage_of_base, lora_of, read_lineage
+from train.config import LoraSettings, Machine, TrainingConfig
 from train.data import DataSet, OwnFile, Selection, select, stored_selection
 from train.templates import TemplateReader
 from train.token_tree import TokenTree
@@ -84,6 +84,8 @@ def plan_training(
             "weights = 'margin' is nothing that TRL's trainers know", hint="Leave out --flat, or data.weights."
         )
     start = _start(config)
+    if start is not None:
+        config = config.model_copy(update={"lora": _lora_from(start, config)})
     before = lineage_of_base(config.base) if start is None else read_lineage(start, config.base)
     if start is not None and start.base is not None and start.base != (own := base_digest(config.base)):
         raise SetupError(
@@ -196,6 +198,25 @@ def _start(config: TrainingConfig) -> AdapterFolder | None:
         return read_adapter(config.start)
     except ModelFailure as failure:
         raise SetupError(failure.message, hint="Name an adapter: espalier train list.") from failure
+
+
+def _lora_from(start: AdapterFolder, config: TrainingConfig) -> LoraSettings:
+    """The settings of the adapter that is trained on. Raises SetupError for one that is asked to be another."""
+    own, asked = lora_of(start), config.lora or LoraSettings()
+    for field in sorted(asked.model_fields_set):
+        wanted, is_so = _plain(getattr(asked, field)), _plain(getattr(own, field))
+        # What all linear layers of a base are is known to PEFT alone, which wrote them down as names.
+        if wanted not in (is_so, "all-linear"):
+            raise SetupError(
+                f"lora.{field} is {wanted}, and the adapter {start.digest} was made with {is_so}",
+                hint=f"Leave lora.{field} out to go on with that adapter, or begin without it (`start`, --adapter).",
+            )
+    return own
+
+
+def _plain(value: Any) -> Any:
+    """Names of layers in whatever order."""
+    return sorted(value) if isinstance(value, tuple) else value
 
 
 def _resolved(config: TrainingConfig, base: str, start: str | None, flat: bool) -> dict[str, Any]:

@@ -258,6 +258,27 @@ def test_what_is_trained_on_an_adapter_goes_on_from_it_and_keeps_its_lineage(bas
         assert verify(store).clean
 
 
+def test_an_adapter_is_trained_on_as_it_was_made_and_nothing_else_is_said_of_it(base: Path, store_path: Path) -> None:
+    lora = {"rank": 2, "alpha": 8, "targets": ["q_proj", "up_proj"]}
+    made = Job(store_path, begun(store_path, config(base, "sft", lora=lora))).run()
+    assert made.adapter is not None
+    start = str(StoredAdapters(store_path).find(made.adapter).path)
+    given = config(base, start=start).model_dump(exclude={"lora"})
+    with Store.open(store_path) as store:
+        left_open = plan_training(store, read_training_config(given), Selection())
+        again = plan_training(store, read_training_config({**given, "lora": lora}), Selection())
+        assert left_open.id == again.id
+        found = left_open.configuration["lora"]
+        assert found == {"rank": 2, "alpha": 8.0, "dropout": 0.0, "targets": ["q_proj", "up_proj"]}
+        identity = begin(store, left_open).id
+        assert plan_of(store, training(store, identity)).id == identity
+        for field, value in (("rank", 64), ("alpha", 4.0), ("dropout", 0.5), ("targets", ["q_proj"])):
+            other = read_training_config({**given, "lora": {field: value}})
+            with pytest.raises(SetupError, match=rf"lora\.{field} is .*, and the adapter {made.adapter} was made with"):
+                plan_training(store, other, Selection())
+    assert Job(store_path, identity).run().state == "finished"
+
+
 def test_an_adapter_that_was_merged_into_its_base_goes_on_with_its_lineage(
     base: Path, store_path: Path, tmp_path: Path
 ) -> None:

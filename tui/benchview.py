@@ -209,17 +209,20 @@ def say_comparison(one: dict[str, Any]) -> None:
 
 
 def say_readings(readings: Mapping[str, Reading], turns: int) -> None:
-    """Leaks and uptake of each model by turn, as shares."""
-    for title, field in (
-        ("Replies that use a fact nobody has mentioned:", "leaks"),
-        ("Replies that come back to an earlier fact:", "uptake"),
-    ):
-        say(title)
-        rows = [
-            (one_line(model, 30), *(number(rate.value) for rate in getattr(reading, field)))
-            for model, reading in readings.items()
-        ]
-        say_table(("model", *map(str, range(1, turns + 1))), rows)
+    """Leaks, beside what is chance of them, and uptake of each model by turn, as shares."""
+    heads = ("model", *map(str, range(1, turns + 1)))
+    say("Replies that use a fact nobody has mentioned, and in how many somebody else's would be met (expected):")
+    rows: list[tuple[object, ...]] = []
+    for model, reading in readings.items():
+        above = bracketed(asdict(reading.above_chance), sign=True)
+        rows.append((one_line(model, 30), *(number(rate.value) for rate in reading.leaks), above))
+        rows.append(("  expected", *(number(share) for share in reading.expected), ""))
+    say_table((*heads, "above expected"), rows)
+    say("Replies that come back to an earlier fact:")
+    say_table(
+        heads,
+        [(one_line(model, 30), *(number(rate.value) for rate in each.uptake)) for model, each in readings.items()],
+    )
 
 
 def curves_so_far(store: Store, benchmark_id: str, judge: str, turns: int, measured: str) -> list[str]:

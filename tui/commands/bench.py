@@ -165,7 +165,13 @@ def compare(a: str, b: str, prefix: str | None, judge: str | None, as_json: bool
 @json_option
 @store_option
 def leaks(prefix: str | None, as_json: bool, store_path: Path) -> None:
-    """Show what replies know: facts nobody has mentioned (leaks), and facts they come back to (uptake), by turn."""
+    """Show what replies know: facts nobody has mentioned (leaks), and facts they come back to (uptake), by turn.
+
+    Some leaks are guesses. `expected` is in how many replies a fact of another person would be met, whom nobody spoke
+    of; what is above that, with its interval, is none.
+    """
+    from dataclasses import asdict
+
     from simulation.uptake import read_run
     from trees.store import Store
     from tui.benchview import say_readings
@@ -177,6 +183,8 @@ def leaks(prefix: str | None, as_json: bool, store_path: Path) -> None:
         counted = {
             model: {
                 "leaks": [[rate.count, rate.of] for rate in reading.leaks],
+                "expected": list(reading.expected),
+                "above_chance": asdict(reading.above_chance),
                 "uptake": [[rate.count, rate.of] for rate in reading.uptake],
             }
             for model, reading in readings.items()

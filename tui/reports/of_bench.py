@@ -8,7 +8,7 @@ Invariant: no model is called better unless p and interval both say so; what is 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from trees.statistics import Rate
@@ -38,7 +38,12 @@ def facts(store: Store, benchmark: tuple[str, str, str, int], judge: str, found:
     return {
         **document(store, benchmark, judge, found),
         "readings": {
-            model: {"leaks": [rate(r) for r in each.leaks], "uptake": [rate(r) for r in each.uptake]}
+            model: {
+                "leaks": [rate(r) for r in each.leaks],
+                "expected": list(each.expected),
+                "above_chance": asdict(each.above_chance),
+                "uptake": [rate(r) for r in each.uptake],
+            }
             for model, each in readings.items()
         },
         "conversations": _conversations(store, found),
@@ -295,12 +300,30 @@ def _readings(found: Mapping[str, Any]) -> Iterator[Block]:
     )
     yield Picture(
         _reading_plot(found, "leaks", "Replies that use a fact nobody has mentioned"),
-        "A model that was told nothing should leak hardly more than the floor.",
+        "A model that was told nothing should hardly do it more often than it meets facts of other people by chance.",
     )
-    yield Table(
-        ("model", "came back to an earlier fact", "used a fact nobody mentioned"),
-        tuple((model, _in_all(each["uptake"]), _in_all(each["leaks"])) for model, each in found["readings"].items()),
+    heads = ("model", "came back to an earlier fact", "used a fact nobody mentioned", "expected", "above expected")
+    rows = [
+        (
+            model,
+            _in_all(each["uptake"]),
+            _in_all(each["leaks"]),
+            _expected(each),
+            bracketed(each["above_chance"], sign=True),
+        )
+        for model, each in found["readings"].items()
+    ]
+    yield Table(heads, tuple(rows), heads[3:])
+    yield Words(
+        "Expected: the share of replies in which a fact of another person, whom nobody told of, is met.", "quiet"
     )
+
+
+def _expected(reading: Mapping[str, Any]) -> str:
+    """Over all turns, by the replies there were."""
+    known = [(e, s["of"]) for e, s in zip(reading["expected"], reading["leaks"], strict=True) if e is not None]
+    replies = sum(of for _, of in known)
+    return f"{sum(share * of for share, of in known) / replies:.0%}" if replies else "-"
 
 
 def _in_all(shares: Sequence[Mapping[str, Any]]) -> str:

@@ -7,7 +7,7 @@ Invariant: two configurations with equal identities play the same run.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,11 @@ PLAYED = ("turns", "user", "inducer", "responders", "judges", "judge", "branchin
 async def open_models(config: RunConfig, adapters: Adapters | None = None) -> dict[str, Model]:
     """Load or connect every model that a role speaks. Raises SetupError; then none is left open."""
     wanted = {name for role in config.roles().values() if asks_a_model(role) for name in config.models_of(role)}
+    return await open_named(config, wanted, adapters)
+
+
+async def open_named(config: RunConfig, wanted: Collection[str], adapters: Adapters | None = None) -> dict[str, Model]:
+    """Load or connect these models of a configuration. Raises SetupError; then none is left open."""
     models = {name: open_model(name, config.models[name], adapters) for name in sorted(wanted)}
     try:
         async with asyncio.TaskGroup() as opening:

@@ -48,6 +48,11 @@ def say_json(value: Any) -> None:
     print(json.dumps(value, sort_keys=True, ensure_ascii=True, indent=1, default=str))
 
 
+def say_event(value: Any) -> None:
+    """One line of JSON at once, for a program that follows what is done."""
+    print(json.dumps(value, sort_keys=True, ensure_ascii=True, default=str), flush=True)
+
+
 def say_lines(lines: Iterable[Line], *, stderr: bool = False) -> None:
     """Drawn lines, as they are: they were wrapped when they were drawn."""
     out = console(stderr=stderr)

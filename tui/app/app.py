@@ -32,7 +32,7 @@ from textual.worker import Worker
 from trees.errors import EspalierError, StoreMissing
 from trees.store import Store
 from tui.app import files
-from tui.app.children import Ended, command_line
+from tui.app.children import Ended, OnLine, command_line
 from tui.app.content import pill, styled
 from tui.app.dialogs import Help, Jump, Question
 from tui.app.frame import TABS, Mode, Pane, Tab, TopBar, unless_gone
@@ -314,17 +314,18 @@ class EspalierApp(App[None]):
 
         _: Worker[None] = self.run_worker(partial(unless_gone, self, guarded), group="children")
 
-    async def have_done(self, what: str, *arguments: str, quiet: bool = False) -> Ended:
+    async def have_done(self, what: str, *arguments: str, quiet: bool = False, on_line: OnLine | None = None) -> Ended:
         """Have the command line do something with this store; what it is stands on top meanwhile.
 
-        A failure is told in the corner unless it is `quiet`: whoever asks tells it then.
+        A failure is told in the corner unless it is `quiet`: whoever asks tells it then. `on_line` takes what it prints
+        for programs, line by line.
         """
         self._children += 1
         number = self._children
         self.at_work[number] = what
         self.show_pill()
         try:
-            ended = await command_line([*arguments, "--store", str(self.store_path)])
+            ended = await command_line([*arguments, "--store", str(self.store_path)], on_line)
         finally:
             del self.at_work[number]
             self.show_pill()

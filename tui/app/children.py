@@ -13,11 +13,12 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+OnLine = Callable[[str], None]
 ROOT = Path(__file__).resolve().parents[2]
 POLL_S = 0.05
 """How often it is looked whether a child has ended, in seconds."""
@@ -45,15 +46,33 @@ class Ended:
         return "\n".join(lines[-4:]).removeprefix("error: ") or f"it ended with exit code {self.code}"
 
 
-async def command_line(arguments: Sequence[str]) -> Ended:
-    """Run `espalier` with these arguments to its end. Giving up waiting does not end the child."""
+async def command_line(arguments: Sequence[str], on_line: OnLine | None = None) -> Ended:
+    """Run `espalier` with these arguments to its end. Giving up waiting does not end the child.
+
+    `on_line` takes each line that it prints for programs, as it comes.
+    """
     with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as told:
         child = _begin(arguments, said, told)
-        while (code := child.poll()) is None:  # noqa: ASYNC110 - a process sets no event
+        heard = 0
+        while (code := child.poll()) is None:
             await asyncio.sleep(POLL_S)
+            heard = _hear(said, heard, on_line)
+        _hear(said, heard, on_line)
         said.seek(0)
         told.seek(0)
         return Ended(code, said.read().decode("utf-8", "replace"), told.read().decode("utf-8", "replace"))
+
+
+def _hear(said: IO[bytes], heard: int, on_line: OnLine | None) -> int:
+    """Hand on the whole lines after so many bytes; returns how many bytes are heard by then."""
+    if on_line is None:
+        return heard
+    # The child writes where the file's one position is, so that must stay where it is.
+    new = os.pread(said.fileno(), os.fstat(said.fileno()).st_size - heard, heard)
+    whole = new[: new.rfind(b"\n") + 1]
+    for line in whole.decode("utf-8", "replace").splitlines():
+        on_line(line)
+    return heard + len(whole)
 
 
 def _begin(arguments: Sequence[str], said: IO[bytes], told: IO[bytes]) -> subprocess.Popen[bytes]:

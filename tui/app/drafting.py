@@ -13,6 +13,8 @@ from pathlib import Path
 from agents.models.protocol import Message
 from agents.prompts import SHIPPED_NAMES, VARIABLES, Prompt, prompt_of, shipped_prompts
 from agents.rerender import Rerender
+from simulation.config import DERIVED_JUDGES
+from simulation.runs import config_of
 from trees.errors import SetupError
 from trees.store import Store
 from trees.text import unescape
@@ -68,6 +70,21 @@ def _files() -> Iterator[Source]:
 def own_file(kind: str) -> Path:
     """The file that runs take a kind of prompt from where their configuration names no other."""
     return FOLDER / f"{SHIPPED_NAMES[kind]}.md"
+
+
+def roles_under(store: Store, run_id: str, kind: str) -> list[str]:
+    """The roles of a run whose prompt is of a kind and can change while it is played: a judge is its prompt."""
+    latest = store.revisions(run_id)[-1]
+    spoken = {role: prompt for role, prompt in sorted(latest.items()) if not role.startswith("judge.")}
+    return [role for role, prompt in spoken.items() if store.prompt(prompt)[0] == kind]
+
+
+def deciding_judge(store: Store, within: str) -> str | None:
+    """The judge that branching follows in a run, or in the run of a tree; None where there is none that asks."""
+    rows = store.rows("SELECT run_id FROM trees WHERE id = ?", (within,))
+    config = config_of(store.run(rows[0][0] if rows else within))
+    name = config.deciding_judge
+    return name if name in config.judges and config.judges[name].kind not in DERIVED_JUDGES else None
 
 
 @dataclass(frozen=True, slots=True)

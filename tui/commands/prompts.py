@@ -94,30 +94,89 @@ def save(role: str, file: Path, run_prefix: str | None, note: str | None, store_
         _revise(store_path, run_id, role, prompt.id)
 
 
-@prompts.command("try", epilog=examples("espalier prompts try responder prompts/warmer.md --tree 5e6f7a8b --place 2"))
+@prompts.command(
+    "try",
+    epilog=examples(
+        "espalier prompts try responder prompts/warmer.md --tree 5e6f7a8b --place 2",
+        "espalier prompts try responder prompts/warmer.md --set 5 --judge likelihood",
+    ),
+)
 @click.argument("kind")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
-@click.option("--tree", "tree_prefix", required=True, metavar="TREE", help="The stored tree to try it on.")
+@click.option("--tree", "tree_prefix", metavar="TREE", help="The stored tree to try it on.")
 @click.option("--place", type=click.IntRange(1), default=1, show_default=True, help="Which of its uses in that tree.")
+@click.option(
+    "--set",
+    "most",
+    type=click.IntRange(1),
+    help="So many places instead: at bookmarked messages or, where none is, with as many people of the run.",
+)
+@click.option("--run", "run_prefix", metavar="RUN", help="Whose places make the set. Default: the latest run.")
+@click.option(
+    "--saved", metavar="NAME", help="What to compare with, as for `prompts show`. Default: what was used there."
+)
+@click.option("--judge", metavar="NAME", help="A judge of the run, to say which of the two replies is better.")
+@click.option("--follow", is_flag=True, help="Print what comes as JSON, a line each; the last is that of --json.")
 @json_option
 @store_option
-def try_(kind: str, file: Path, tree_prefix: str, place: int, as_json: bool, store_path: Path) -> None:
+def try_(
+    kind: str,
+    file: Path,
+    tree_prefix: str | None,
+    place: int,
+    most: int | None,
+    run_prefix: str | None,
+    saved: str | None,
+    judge: str | None,
+    follow: bool,
+    as_json: bool,
+    store_path: Path,
+) -> None:
     """Ask a model under the prompt in FILE where a prompt of this KIND was used before.
 
-    Persona, path, sampling and seed are those of the stored call; what is said is printed and not kept.
+    Persona, path, sampling and seed are those of the stored call; what is said is printed beside what is said under the
+    saved prompt, and not kept.
     """
     from agents.prompts import prompt_of
     from trees.store import Store
-    from tui.trying import place_of, try_prompt
+    from tui.console import say_event
+    from tui.trying import Trial, pinned_places, place_of, try_prompt
 
+    if (tree_prefix is None) == (most is None):
+        raise click.UsageError("name a place by --tree (and --place), or a set of places by --set")
     draft = prompt_of(_kind_of(kind), file.read_text(encoding="utf-8"), file.parent, str(file))
+    against = prompt_of(draft.kind, _text(saved, store_path), file.parent, saved) if saved is not None else None
     with Store.read(store_path) as store:
-        use = place_of(store, store.find("trees", tree_prefix), draft.kind, place)
-        result = try_prompt(store, use, draft)
-    if as_json:
+        if tree_prefix is not None:
+            uses = [place_of(store, store.find("trees", tree_prefix), draft.kind, place)]
+        else:
+            uses = pinned_places(store, _run_of(store, run_prefix), draft.kind, most or 1)
+        tell = say_event if follow else (lambda _: None)
+        result = try_prompt(store, uses, Trial(draft, against, judge), tell)
+    if follow:
+        say_event(result)
+    elif as_json:
         say_json(result)
-        return
-    say(f"{result['role']}, {result['model']}\n\nbefore\n{result['before']}\n\nunder {file}\n{result['after']}")
+    else:
+        _tell_tried(result, saved or "the prompt that was used", str(file))
+    if any(each["failed"] for each in result["places"]):
+        raise SystemExit(1)
+
+
+def _run_of(store: Store, prefix: str | None) -> str:
+    from simulation.runs import latest_run
+
+    return store.find("runs", prefix) if prefix is not None else latest_run(store).id
+
+
+def _tell_tried(result: dict[str, Any], saved: str, draft: str) -> None:
+    for each in result["places"]:
+        say(each["title"])
+        for side, name in (("saved", saved), ("draft", draft)):
+            say(f"\nunder {name}\n{each.get(side) or 'no answer: ' + each['failed'].get(side, '')}")
+        say(f"\n{result['judge']} prefers: {each['outcome']}\n" if each["outcome"] else "")
+    if result["outcomes"]:
+        say_table(("outcome", "places"), [(name, str(count)) for name, count in sorted(result["outcomes"].items())])
 
 
 def _revise(store_path: Path, run_id: str, role: str, prompt_id: str) -> None:

@@ -140,7 +140,7 @@ async def test_no_key_brings_the_app_down(
     if stored == "a run":
         shutil.copy(played_store[0], store_path)
 
-    async def refused(arguments: Any) -> Ended:
+    async def refused(arguments: Any, on_line: Any) -> Ended:
         return Ended(3, "", f"error: {arguments[0]} is not done in this test")
 
     monkeypatch.setattr(app_module, "command_line", refused)

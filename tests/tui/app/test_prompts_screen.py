@@ -77,7 +77,8 @@ def test_trying_asks_where_the_prompt_was_used_before(store_path: Path, run_id: 
     child = spawn("prompts", "try", "responder", str(file), "--tree", tree, "--place", "2", "--store", str(store_path))
     said, _ = child.communicate(timeout=60)
     assert child.returncode == 0
-    assert "\nbefore\n" in said
+    assert "turn 1  responder." in said
+    assert "\nunder the prompt that was used\n" in said
     assert f"\nunder {file}\n" in said
 
 
@@ -106,3 +107,35 @@ async def test_trying_at_a_place_that_a_tree_does_not_have_is_told_and_not_the_e
         await driven.press("enter", "ctrl+r")
         await driven.until(lambda: driven.app._notifications, "it is told")
         assert any("places where" in told.message for told in driven.app._notifications)
+
+
+async def test_a_draft_is_tried_beside_what_is_saved_and_judged_on_a_set(opening: Opening, run_id: str) -> None:
+    async with opening(180, 40, mode="prompts") as driven:
+        screen = await taken(driven, "responder")
+        screen.query_one(TextArea).text += "\nBe short.\n"
+        await driven.until(lambda: screen.checked.prompt and "short" in screen.checked.prompt.text, "it is read")
+        await driven.press("ctrl+r")
+        await driven.until(lambda: screen.tries and not driven.app.at_work, "it was tried")
+        (tried,) = screen.tries.values()
+        assert tried.draft
+        assert tried.saved
+        shown = driven.text()
+        assert "saved" in shown
+        assert tried.draft.split()[0] in shown
+        await driven.press("escape", "J", "enter", "ctrl+g")
+        await driven.until(lambda: len(screen.tries) == 2 and not driven.app.at_work, "a set was tried")
+        assert all(each.outcome for each in screen.tries.values())
+
+
+async def test_a_version_is_applied_to_the_run_that_is_looked_at(
+    opening: Opening, store_path: Path, run_id: str
+) -> None:
+    async with opening(180, 40, mode="prompts") as driven:
+        await taken(driven, "responder")
+        await driven.press("escape", "A")
+        await driven.until(lambda: "Which role" in driven.text(), "it asks which role")
+        await driven.press("left", "enter")
+        await driven.until(lambda: driven.app.at_work, "it is being applied")
+        await driven.until(lambda: not driven.app.at_work, "it was applied")
+    with Store.read(store_path) as store:
+        assert len(store.revisions(run_id)) == 2

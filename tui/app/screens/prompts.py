@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from textual.content import Content
 from textual.timer import Timer
 from textual.widgets import DataTable, Static, TextArea
 
+from agents.prompts import Prompt
 from trees.errors import StoreMissing
 from trees.store import Store
 from tui.app import drafting, files
@@ -29,7 +31,9 @@ from tui.app.content import Cell, drawn, flat, safe
 from tui.app.dialogs import Line, Question
 from tui.app.drafting import Checked, Source
 from tui.app.frame import Editor, Mode, Pane, Table
-from tui.trying import TRIED, place_of, said_at
+from tui.app.standing import RunLine
+from tui.app.tries import Tries, heard, lines_of_tries
+from tui.trying import SET, TRIED
 
 View = Literal["preview", "problems", "diff", "try"]
 TYPING_S = 0.3
@@ -44,6 +48,8 @@ class VersionPane(Pane):
         Binding("n", "screen.place(1)", "Next place", id="prompts.place"),
         Binding("u", "screen.use", "Use", id="prompts.use"),
         Binding("d", "screen.view('diff')", "Diff", show=False, id="prompts.diff"),
+        Binding("A", "screen.apply", "Apply to the run", show=False, id="prompts.apply"),
+        Binding("J", "screen.judging", "Judge what is tried", show=False, id="prompts.judging"),
     ]
 
 
@@ -56,8 +62,10 @@ class PromptsScreen(Mode):
         "Prompts shows every version of every role's prompt: those in the store with how many runs use them, your own "
         "files in prompts/, and the shipped ones. enter takes one into the editor. On the right the draft is rendered "
         "on a persona and a turn of a stored tree, or compared with what it came from. ctrl+s keeps it as a version, "
-        "ctrl+r asks a model under it at that place; what it says is shown and not kept. u has runs that are begun "
-        "from now on speak under the version."
+        "ctrl+r asks a model under it at that place, beside what it came from, ctrl+g at a set of places: the messages "
+        "that are bookmarked, else five people. J has the run's judge compare the two. What is said is shown and not "
+        "kept. u has runs that are begun from now on speak under the version, A the run that is looked at, in the "
+        "trees that it has not begun."
     )
     CSS = """
     PromptsScreen #versions { width: 38; }
@@ -81,6 +89,7 @@ class PromptsScreen(Mode):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+s", "save", "Save", id="prompts.save"),
         Binding("ctrl+r", "try", "Try", id="prompts.try"),
+        Binding("ctrl+g", "try_set", "Try on a set", show=False, priority=True, id="prompts.try_set"),
         Binding("ctrl+d", "view('diff')", "Diff", show=False, priority=True, id="prompts.diff_too"),
         Binding("ctrl+t", "side", "Preview", show=True, id="prompts.side"),
         Binding("ctrl+e", "editor", "In $EDITOR", show=False, priority=True, id="prompts.editor"),
@@ -95,7 +104,8 @@ class PromptsScreen(Mode):
         self.view: View = "preview"
         self.place = 1
         self.tree_id: str | None = None
-        self.tried = ""
+        self.tries: Tries = {}
+        self.judged = False
         self._trees: list[str] = []
         self._typing: Timer | None = None
 
@@ -181,7 +191,7 @@ class PromptsScreen(Mode):
         source = self._under_cursor()
         if source is None:
             return
-        self.source, self.tried = source, ""
+        self.source, self.tries = source, {}
         kept = _draft_file(source.kind)
         text = source.text
         if kept.is_file() and (draft := kept.read_text(encoding="utf-8")) != text:
@@ -220,7 +230,9 @@ class PromptsScreen(Mode):
         source = self.source or self._under_cursor()
         if source is None:
             return
-        if self.view == "diff":
+        if self.view == "try":
+            self._show_tries()
+        elif self.view == "diff":
             self.pane("shown").clear()
             self.pane("shown").name_it("diff")
             self._tell(drawn(drafting.difference(source.text, self.text if self.source else source.text)))
@@ -245,8 +257,7 @@ class PromptsScreen(Mode):
             return
         self.place = shown.number
         pane.name_it(f"preview on {tree[:8]}, {shown.number} of {shown.of}, {shown.use.role}")
-        tried = safe(self.tried) + Content("\n\n") if self.tried else Content()
-        self._tell(tried + drawn(drafting.preview_lines(shown)))
+        self._tell(drawn(drafting.preview_lines(shown)))
 
     def _tell(self, content: Content) -> None:
         self.query_one("#shown-text", Static).update(content)
@@ -335,30 +346,109 @@ class PromptsScreen(Mode):
         self.main.tell(f"{file}: runs that are begun here from now on speak under {source.name}")
         self.refresh_view()
 
+    def action_apply(self) -> None:
+        """Have the run that is looked at speak under the stored version that is pointed at, where it has not begun."""
+        source, run = self._under_cursor(), self.main.current_run()
+        if source is None or run is None:
+            self.main.tell("there is no run to apply it to", severity="warning")
+        elif ":" in source.key:
+            self.main.tell("only a stored version can be applied to a run: take it into the editor and ctrl+s first")
+        else:
+            self.ask("apply", partial(self._ask_role, source, run), self.pane("versions"))
+
+    async def _ask_role(self, source: Source, run: RunLine) -> None:
+        roles = await self.main.pages.ask(lambda store: drafting.roles_under(store, run.id, source.kind))
+        if not roles:
+            self.main.tell(
+                f"run {run.id[:8]} has no role with a {source.kind} prompt that can change", severity="warning"
+            )
+            return
+        words = (
+            f"Trees of run {run.id[:8]} '{run.name}' that have not begun speak under {source.name} then. Which role?"
+        )
+        answers = [*((role.replace(".", "-"), role) for role in roles), ("cancel", "Cancel")]
+        by_answer = {role.replace(".", "-"): role for role in roles}
+        self.main.push_screen(
+            Question(words, answers),
+            lambda answer: self._apply(source, run.id, by_answer[answer]) if answer else None,
+        )
+
+    def _apply(self, source: Source, run_id: str, role: str) -> None:
+        async def applied() -> None:
+            with tempfile.TemporaryDirectory() as folder:
+                file = await _written(folder, source.text)
+                asked = ("prompts", "save", role, file, "--run", run_id)
+                ended = await self.main.have_done(f"applying {source.name}", *asked)
+            if ended.code == 0:
+                self.main.tell("\n".join(ended.said.strip().splitlines()[1:]))
+
+        self.main.set_to_work(applied)
+
+    def action_judging(self) -> None:
+        self.judged = not self.judged
+        self.main.tell("what is tried is judged" if self.judged else "what is tried is not judged")
+
     def action_try(self) -> None:
-        prompt, tree = self.checked.prompt, self.tree_id
-        if prompt is None or tree is None:
-            self.main.tell("a draft without problems and a stored tree are needed to try it", severity="warning")
+        if self.tree_id is None:
+            self.main.tell("a stored tree is needed to try it on", severity="warning")
+        else:
+            self._try("--tree", self.tree_id, "--place", str(self.place))
+
+    def action_try_set(self) -> None:
+        run = self.main.current_run()
+        if run is None:
+            self.main.tell("a run is needed to try it on its people", severity="warning")
+        else:
+            self._try("--set", str(SET), "--run", run.id)
+
+    def _try(self, *where: str) -> None:
+        prompt, source = self.checked.prompt, self.source
+        if prompt is None or source is None:
+            self.main.tell(self.checked.problem or "take a version into the editor first", severity="warning")
         elif prompt.kind not in TRIED:
             self.main.tell(f"a {prompt.kind} prompt cannot be tried on its own; those that can: {', '.join(TRIED)}")
         else:
-            self.main.set_to_work(partial(self._try, prompt.kind, prompt.text, tree, self.place))
+            self.view, self.tries = "try", {}
+            self.add_class("-side")
+            self._show_tries()
+            self.main.set_to_work(partial(self._have_tried, prompt, source, where))
 
-    async def _try(self, kind: str, text: str, tree: str, place: int) -> None:
-        before = await self.main.pages.ask(lambda store: said_at(store, place_of(store, tree, kind, place)))
-        self.tried = f"before\n{before}\n\nunder the draft\n..."
-        self._show()
+    async def _have_tried(self, prompt: Prompt, source: Source, where: tuple[str, ...]) -> None:
+        asked = ["prompts", "try", prompt.kind]
+        if self.judged and prompt.kind == "responder":
+            within = where[-1] if where[0] == "--set" else where[1]
+            judge = await self.main.pages.ask(lambda store: drafting.deciding_judge(store, within))
+            where = (*where, "--judge", judge) if judge else where
+        stored = ("--saved", source.key) if ":" not in source.key else ()
         with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "draft.md"
-            await asyncio.to_thread(file.write_text, text, encoding="utf-8")
-            asked = ("prompts", "try", kind, str(file), "--tree", tree, "--place", str(place), "--json")
-            ended = await self.main.have_done(f"trying the {kind} prompt", *asked)
-        after = ended.document["after"] if ended.code == 0 else ended.reason
-        self.tried = f"before\n{before}\n\nunder the draft\n{after}"
-        self._show()
+            file = await _written(folder, prompt.text)
+            told = f"trying the {prompt.kind} prompt"
+            await self.main.have_done(told, *asked, file, *where, *stored, "--follow", on_line=self._hear)
+
+    def _hear(self, line: str) -> None:
+        self.tries = heard(self.tries, json.loads(line))
+        if self.view == "try" and self.is_attached:
+            self._show_tries()
+
+    def _show_tries(self) -> None:
+        pane = self.pane("shown")
+        pane.name_it("the draft against what is saved")
+        if not self.tries:
+            pane.notice("loading", "the model is being loaded")
+            return
+        pane.clear()
+        width = self.query_one("#shown-text", Static).size.width
+        self._tell(drawn(lines_of_tries(self.tries, width, plain=self.main.plain)))
 
     def copied(self) -> str | None:
         return self.text or None
+
+
+async def _written(folder: str, text: str) -> str:
+    """A prompt as a file for the command line."""
+    file = Path(folder) / "draft.md"
+    await asyncio.to_thread(file.write_text, text, encoding="utf-8")
+    return str(file)
 
 
 def _draft_file(kind: str) -> Path:

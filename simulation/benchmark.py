@@ -27,7 +27,17 @@ from agents.models.protocol import Model
 from simulation.benchmark_config import BenchmarkConfig, CasesConfig
 from simulation.cast import Cast, load_prompts, make_cast
 from simulation.lineage import Seen, refuse_alike, refuse_known, seen_by
-from simulation.metrics import ALPHA, Array, Gap, Table, cases_needed, gap_closed, least_p
+from simulation.metrics import (
+    ALPHA,
+    Array,
+    Gap,
+    Table,
+    cases_needed,
+    gap_closed,
+    least_p,
+    mean_level,
+    noise_floor,
+)
 from simulation.personas import held_out_personalities, held_out_profiles
 from simulation.runs import Persona, Planned, begin, judges_of, plan_run, read_people
 from trees.errors import NotFound, SetupError
@@ -367,6 +377,47 @@ def _result(store: Store, model: str, how: str, lineage: str, run: RunRow, judge
     situations = tuple(situation_from(row[5]) if row[5] else None for row in cases)
     identity = run.identity["models"][_tested(run.identity)]
     return Result(model, how, lineage, run.id, run.state, identity, unit, table, repeats, dict(missing), situations)
+
+
+@dataclass(frozen=True)
+class Repetition:
+    """The same model measured more than once: what its figures move by when conversations are played again."""
+
+    models: tuple[str, ...]
+    """The names under which it stands there."""
+    cases: int
+    """Cases that were played more than once."""
+    sd: float
+    """Of a case's mean score, from one draw of its conversation to the next; the judge's own noise is in it."""
+    of_difference: float
+    """Of the difference of two models' means over as many cases: what there is where nothing differs."""
+
+
+def repetitions(store: Store, found: Sequence[Result]) -> list[Repetition]:
+    """Models that stand there twice or more: equal weights, sampling and prompt, another draw."""
+    alike: dict[str, list[Result]] = {}
+    for result in found:
+        alike.setdefault(_speaker(store.run(result.run_id).identity), []).append(result)
+    return [made for draws in alike.values() if len(draws) > 1 and (made := _repetition(draws)) is not None]
+
+
+def _speaker(identity: Mapping[str, Any]) -> str:
+    """Digest of what speaks as the model under test, whatever it is called and however often it was drawn."""
+    responder = identity["play"]["responders"][RESPONDER.removeprefix("responder.")]
+    how = {key: value for key, value in responder.items() if key not in ("model", "models", "repeat")}
+    prompts = identity["prompts"]
+    return digest_of("speaker", how, identity["models"][_tested(identity)], prompts[RESPONDER], prompts["deploy"])
+
+
+def _repetition(draws: Sequence[Result]) -> Repetition | None:
+    """None while no case has scores in two draws. Only cells that every draw has count."""
+    scores = np.stack([result.table.scores for result in draws])
+    everywhere = np.isfinite(scores).all(axis=0)
+    means = mean_level(np.where(everywhere, scores, np.nan))
+    sd, cases = noise_floor(means[:, :, None]), int(np.isfinite(means).all(axis=0).sum())
+    if sd is None:
+        return None
+    return Repetition(tuple(result.model for result in draws), cases, sd, sd * math.sqrt(2 / cases))
 
 
 def notes_of(store: Store, found: Sequence[Result]) -> list[str]:

@@ -147,8 +147,14 @@ class BenchmarkConfig(Section):
 
     def table_with(self, name: str, adapter: str) -> dict[str, Any]:
         """What the file says of a tested model, with an adapter on it: a table under `tested` of its own."""
-        written = self.tested[name].model_dump(mode="json", exclude_unset=True, exclude_none=True)
-        return {**written, "adapter": adapter}
+        return {**self._table(name), "adapter": adapter}
+
+    def table_again(self, name: str, number: int) -> dict[str, Any]:
+        """The same for another draw of all conversations of a tested model."""
+        return {**self._table(name), "repeat": self.tested[name].repeat + number}
+
+    def _table(self, name: str) -> dict[str, Any]:
+        return self.tested[name].model_dump(mode="json", exclude_unset=True, exclude_none=True)
 
     def testing(self, name: str, table: Mapping[str, Any]) -> tuple[BenchmarkConfig, str]:
         """The same with one more model under test, and its name: that of the file's own if the file has it already."""

@@ -26,7 +26,7 @@ MARKS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 def document(store: Store, benchmark: tuple[str, str, str, int], judge: str, found: Sequence[Result]) -> dict[str, Any]:
     """Everything that is known of a benchmark by one judge."""
-    from simulation.benchmark import notes_of
+    from simulation.benchmark import notes_of, repetitions
     from simulation.metrics import summarise
 
     summaries = [summarise(result.table) for result in found]
@@ -39,6 +39,7 @@ def document(store: Store, benchmark: tuple[str, str, str, int], judge: str, fou
         "models": [_entry(result, summary) for result, summary in zip(found, summaries, strict=True)],
         "gap_closed": _gaps(found),
         "comparisons": comparisons(found),
+        "repetitions": [asdict(one) for one in repetitions(store, found)],
         "notes": notes_of(store, found),
     }
 
@@ -124,6 +125,8 @@ def say_benchmark(shown: dict[str, Any]) -> None:
     say("\nIn brackets: 95 % for new profiles and personalities. IR: units a turn. N-R2 is R2; N-IR discards size.")
     for model in models:
         _say_caveats(model, shown["turns"])
+    for one in shown["repetitions"]:
+        say(repetition_in_words(one))
     for note in shown["notes"]:
         say(f"note: {note}")
     if any(model["situations"] for model in models):
@@ -198,6 +201,14 @@ def _say_caveats(model: dict[str, Any], turns: int) -> None:
         say(f"{model['model']}: {count} replies without a score: {one_line(cause, 90)}")
     if model["noise_floor"] is not None:
         say(f"{model['model']}: asked again, the judge moves a reply's score by {model['noise_floor']:.3f} (sd)")
+
+
+def repetition_in_words(one: Mapping[str, Any]) -> str:
+    """What a model's figures move by when its conversations are played again."""
+    return (
+        f"{' and '.join(one['models'])} are the same model: played again, a case's mean moves by {one['sd']:.3f} (sd), "
+        f"so by chance two means over {one['cases']} cases differ by {one['of_difference']:.3f} (sd)"
+    )
 
 
 def say_comparison(one: dict[str, Any]) -> None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import sqlite3
 import subprocess
 import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from statistics import fmean, variance
+
+import pytest
 
 from simulation.benchmark import find_benchmark
 from tests.support.command_line import Espalier, as_json, spawn
@@ -245,3 +249,28 @@ def test_whose_points_are_asked_tells_no_model(espalier: Espalier, folder: Path)
     changes = sum(a != b for a, b in pairwise(models))
     assert changes > 3, "the models' conversations are shuffled"
     assert not any(tree[:8] in stated for tree in of), "an id could be looked up"
+
+
+def test_a_model_played_again_tells_what_figures_move_by(espalier: Espalier, folder: Path) -> None:
+    (folder / "bench.toml").write_text(BENCH.replace("count = 6", "count = 5"), encoding="utf-8")
+    assert as_json(espalier("bench", "run", "bench.toml", "--model", "base", "--json"))["repetitions"] == []
+    again = ("bench", "run", "bench.toml", "--model", "base", "--repeat", "2", "--json")
+    shown = as_json(espalier(*again))
+    assert [model["model"] for model in shown["models"]] == ["base", "base again", "base again 2"]
+    espalier("bench", "run", "bench.toml", "--model", "told", "--json")
+    shown = as_json(espalier("bench", "show", "--json"))
+    (one,) = shown["repetitions"]
+    assert (one["models"], one["cases"]) == (["base", "base again", "base again 2"], 5)
+    espalier("bench", "export", "scores.csv")
+    means: dict[str, dict[str, list[float]]] = {}
+    with (folder / "scores.csv").open(encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            case = means.setdefault(row["profile"] + row["personality"], {})
+            case.setdefault(row["model"], []).append(float(row["score"]))
+    draws = [[fmean(case[name]) for name in one["models"]] for case in means.values()]
+    within = math.sqrt(fmean(variance(case) for case in draws))
+    assert one["sd"] == pytest.approx(within)
+    assert one["of_difference"] == pytest.approx(within * math.sqrt(2 / 5))
+    told = " ".join(espalier("bench", "show").stdout.split())
+    assert f"are the same model: played again, a case's mean moves by {one['sd']:.3f} (sd)" in told
+    assert "are the same model" in " ".join(espalier("report", "trial").output.split())

@@ -19,7 +19,7 @@ from trees.store import Store
 from trees.text import unescape
 from tui.app.curves import Figure
 from tui.app.standing import RunLine, Word, run_line
-from tui.benchview import bracketed, document
+from tui.benchview import bracketed, document, repetition_in_words
 from tui.draw import Line, Span, wrapped
 from tui.reports.cases import case_facts, compared, ranked
 from tui.reports.of_bench import curves_of, gap_of
@@ -223,6 +223,7 @@ def caveats(evaluation: Evaluation, model: str | None) -> list[Line]:
         for cause, count in row["missing"].items()
     ]
     lines += [(Span(one_line(note, 240), "yellow"),) for note in evaluation.shown["notes"]]
+    lines += [(Span(one_line(repetition_in_words(one), 240)),) for one in evaluation.shown["repetitions"]]
     floor = row["noise_floor"]
     steady = (
         "not judged twice: its noise is unknown" if floor is None else f"judged again, a score moves by {floor:.3f}"

@@ -6,6 +6,7 @@ import asyncio
 import csv
 import json
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +58,7 @@ def init(file: Path, force: bool) -> None:
         "espalier bench run bench.toml",
         "espalier bench run bench.toml --model base --model tuned",
         "espalier bench run bench.toml --model base --adapter 1a2b3c4d",
+        "espalier bench run bench.toml --model base --repeat 1",
     )
 )
 @click.argument("config", type=FILE)
@@ -68,6 +70,13 @@ def init(file: Path, force: bool) -> None:
     metavar="ADAPTER",
     help="Measure what is tested with this adapter on it too, as NAME+ADAPTER; may be repeated.",
 )
+@click.option(
+    "--repeat",
+    type=click.IntRange(0, 99),
+    default=0,
+    metavar="N",
+    help="Measure each so many times more, as `NAME again`: what figures move by when nothing differs.",
+)
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Another seed than the file's: another measurement.")
 @set_option("Any field of the file, as turns=5.")
 @click.option("--retry-failed", is_flag=True, help="Ask again for replies that failed.")
@@ -78,6 +87,7 @@ def run(
     config: Path,
     names: tuple[str, ...],
     adapters: tuple[str, ...],
+    repeat: int,
     seed: int | None,
     given: dict[str, Any],
     retry_failed: bool,
@@ -102,6 +112,10 @@ def run(
             raise SetupError(f"{config} tests no {name!r}", hint=f"It tests {', '.join(loaded.tested)}.")
     loaded, added = _with_adapters(loaded, names, adapters, store_path)
     chosen = tuple(dict.fromkeys((*chosen, *added)))
+    for name, number in product(chosen, range(1, repeat + 1)):
+        again = f"{name} again" if number == 1 else f"{name} again {number}"
+        loaded, again = loaded.testing(again, loaded.table_again(name, number))
+        chosen = tuple(dict.fromkeys((*chosen, again)))
     folder = config.resolve().parent
     if dry_run:
         asyncio.run(_dry_run(loaded, chosen, folder, store_path, as_json=as_json))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from trees.statistics import Rate
 from trees.store import Store
-from tui.benchview import back_after, bracketed, document, number
+from tui.benchview import back_after, bracketed, document, number, repetition_in_words
 from tui.console import count, duration
 from tui.facts import rate
 from tui.reports.blocks import Block, Code, Facts, Folded, Picture, Report, Section, Table, Words
@@ -368,6 +368,11 @@ def _measurement(found: Mapping[str, Any]) -> Iterator[Block]:
     if all(model["noise_floor"] is None for model in found["models"]):
         yield Words("No reply was judged twice, so how steady the judge is was not measured:", "quiet")
         yield Code(f"espalier judge RUN --judge {one_line(found['judge'], 40)} --again")
+    for one in found["repetitions"]:
+        yield Words(f"{repetition_in_words(one)}.")
+    if not found["repetitions"]:
+        yield Words("No model was measured twice, so what figures move by from one draw to the next was not:", "quiet")
+        yield Code("espalier bench run bench.toml --repeat 1")
 
 
 def _again(found: Mapping[str, Any]) -> Iterator[Block]:

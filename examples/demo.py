@@ -103,6 +103,7 @@ def main() -> None:
         espalier("init", "quickstart.toml")
     run = played("quickstart.toml")
     espalier("show", run)
+    espalier("report", run, "--html", str(FOLDER / "run.html"))
     heading("What of it could be trained on")
     espalier("data", "lint", run)
     heading("An adapter learns: first the winning replies (SFT), then the pairs (DPO)")
@@ -113,6 +114,7 @@ def main() -> None:
     espalier("show", played(written("beside.toml", BESIDE.format(adapter=adapter))), "--path", "all")
     heading("Both are measured on people whom nobody has met")
     espalier("bench", "run", written("bench.toml", BENCH.format(adapter=adapter)))
+    espalier("report", "demo", "--html", str(FOLDER / "bench.html"))
     heading("Where things lie")
     print(WHERE.format(adapter=adapter, seconds=round(time.monotonic() - began)))
 
@@ -120,6 +122,8 @@ def main() -> None:
 WHERE = """espalier.db              all trees, judgements, trainings and scores: one SQLite file
 espalier-adapters/       the adapters, each under its digest, with its lineage and a card
 quickstart.toml, demo/   what was played, trained and measured: change something and run it again
+demo/bench.html          the report on the benchmark, base against trained: open it in a browser
+demo/run.html            the report on what was played
 
 espalier                                   the app: look around in all of it
 espalier chat embedded --adapter {adapter}   talk with what was trained

@@ -13,9 +13,10 @@ Invariant: nothing is imputed. A figure that its data does not define is None, n
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from statistics import NormalDist
 
 import numpy as np
@@ -198,7 +199,7 @@ def normalised_slope(curves: Array) -> Array:
         return np.where(np.isfinite(curves).sum(axis=-1) >= 3, slope(normalised(curves)), np.nan)
 
 
-def recovery_time(curve: Sequence[float | None], change: int, wanted: float) -> int | None:
+def recovery_time(curve: Iterable[float | None], change: int, wanted: float) -> int | None:
     """Turns from a change until a curve is back: the first k >= change with curve(k) >= wanted, less change.
 
     0: it never fell below. None: not back by the end. Turns without a value are passed over.
@@ -285,10 +286,11 @@ def recovery(table: Table, change: int, *, draws: int = DRAWS) -> Recovery:
         return estimate(table, lambda curves: curves[..., k - 1] - mean_level(curves[..., : change - 1]), draws=draws)
 
     before = estimate(table, lambda curves: mean_level(curves[..., : change - 1]), draws=draws)
-    gaps = [gap(k) for k in range(change, table.scores.shape[1] + 1)]
-    highest = [one.value if one.high is None else one.high for one in gaps]
-    back = recovery_time([None] * (change - 1) + highest, change, -_FLAT)
-    return Recovery(change, before, gaps[0], back)
+    fall = gap(change)
+    later = (gap(k) for k in range(change + 1, table.scores.shape[1] + 1))
+    highest = (one.value if one.high is None else one.high for one in chain([fall], later))
+    back = recovery_time(chain([None] * (change - 1), highest), change, -_FLAT)
+    return Recovery(change, before, fall, back)
 
 
 # ---- comparisons

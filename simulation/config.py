@@ -230,6 +230,16 @@ class RunConfig(Section):
         """Names of the models that may speak a role."""
         return role.names() or (next(iter(self.models)),)
 
+    def with_models_named(self) -> dict[str, Any]:
+        """As plain values in which every role names its models, so that another model changes nobody's."""
+        plain = self.model_dump(mode="json")
+        for place, role in self.roles().items():
+            section, _, name = place.partition(".")
+            there = plain[section][name] if name else plain[section]
+            if not role.names() and len(self.models) == 1:
+                there["model"] = next(iter(self.models))
+        return plain
+
     @property
     def deciding_judge(self) -> str:
         """The judge whose verdicts branching follows."""

@@ -12,7 +12,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +31,17 @@ from agents.permits import Permits
 from agents.person import person_of
 from agents.prompts import Prompt
 from agents.roles import SILENT, Silences, Stage
-from simulation.cast import Cast, close_models, make_actors, make_cast, open_models
-from simulation.config import DERIVED_JUDGES, LimitsConfig, RunConfig
+from simulation.cast import (
+    Cast,
+    asks_a_model,
+    close_models,
+    differences,
+    make_actors,
+    make_cast,
+    open_models,
+    open_named,
+)
+from simulation.config import DERIVED_JUDGES, LimitsConfig, RunConfig, make_config
 from simulation.deltas import DeltaServer, socket_path
 from simulation.episode import Scene, TurnFailed, play_tree
 from simulation.figures import Measuring
@@ -39,9 +51,10 @@ from simulation.operations import judge_again, mend, operate, record
 from simulation.runs import check_identity, config_of, keep_cast, prompts_of
 from trees.call_log import StoreCallLog
 from trees.errors import EspalierError, SetupError, StoreError
-from trees.jobs import HEARTBEAT_S, Command, Lock, commands, heartbeat, release, take, take_lock
+from trees.jobs import HEARTBEAT_S, Command, Lock, commands, heartbeat, release, settle_old, take, take_lock
 from trees.jobs import answer as answer_command
 from trees.store import RunRow, Store
+from trees.tree import ConversationTree
 from trees.values import RunState
 from trees.writer import Writer
 from trees.writes import (
@@ -62,8 +75,9 @@ POLL_S = 0.25
 class Engine:
     """Plays one run. Make it with `open_engine`, then `run` it once."""
 
-    def __init__(self, store: Store, run: RunRow, cast: Cast, lock: Lock) -> None:
+    def __init__(self, store: Store, run: RunRow, cast: Cast, lock: Lock, adapters: Adapters | None = None) -> None:
         config = cast.config
+        self._adapters = adapters
         self.run_row = run
         self.cast = cast
         self._store = store
@@ -84,8 +98,8 @@ class Engine:
         self._trees: TreesInFlight | None = None
         """What lets further trees in; None if their number is fixed."""
         self._set_trees(config.limits)
-        self._operating = asyncio.Lock()
-        """Operations and judging read a tree and then write to it: one at a time."""
+        self._operating: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        """By tree: operations and judging read a tree and then write to it, one at a time."""
         self._taking = asyncio.Lock()
         """Between reading a command and noting that it is taken, nobody else may read it."""
         self._handling: set[asyncio.Task[None]] = set()
@@ -109,6 +123,7 @@ class Engine:
         await self._deltas.start()
         watching = [asyncio.create_task(self._watch()), asyncio.create_task(self._measure())]
         try:
+            await self._writer.commit(settle_old(self._lock))
             await self._note("running", "engine.started", {"pid": self._lock.pid, "retry_failed": retry_failed})
             if retry_failed:
                 await self._reopen_failed()
@@ -190,18 +205,40 @@ class Engine:
         sql = (
             "SELECT DISTINCT tree_id FROM failures WHERE run_id = ? AND resolved_at IS NULL AND role LIKE 'responder.%'"
         )
-        for (tree_id,) in self._store.rows(sql, (self.run_row.id,)):
-            row = self._store.tree_row(tree_id)
-            await mend(self._scene(row.revision), self._store.tree(tree_id), self._person(tree_id))
+        await self._each(mend, [row[0] for row in self._store.rows(sql, (self.run_row.id,))])
 
     async def _mend_judgements(self) -> None:
-        for tree_id, judge_ids in unjudged(self._store, self.run_row.id).items():
-            scene = self._scene(self._store.tree_row(tree_id).revision)
-            tree, person = self._store.tree(tree_id), self._person(tree_id)
-            wanted = [name for name in scene.judging() if scene.judges[name].id in judge_ids]
+        owed = unjudged(self._store, self.run_row.id)
+
+        async def judged(scene: Scene, tree: ConversationTree, person: Person) -> int:
+            wanted = [name for name in scene.judging() if scene.judges[name].id in owed[tree.id]]
             # Panels come last: they count what their members say now.
-            for name in sorted(wanted, key=lambda name: scene.judges[name].kind == "panel"):
-                await judge_again(scene, tree, person, name)
+            wanted.sort(key=lambda name: scene.judges[name].kind == "panel")
+            return sum([await judge_again(scene, tree, person, name) for name in wanted])
+
+        await self._each(judged, list(owed))
+
+    async def _each(
+        self, work: Callable[[Scene, ConversationTree, Person], Awaitable[int]], tree_ids: Sequence[str]
+    ) -> int:
+        """Do something to stored trees, as many at a time as levels are played; returns what all of it came to.
+
+        What was done is kept whatever happens to others. Raises the first of what went wrong.
+        """
+
+        async def one(tree_id: str) -> int:
+            async with self._levels, self._operating[tree_id]:
+                return await work(self._working_scene(tree_id), self._store.tree(tree_id), self._person(tree_id))
+
+        done = await asyncio.gather(*(one(tree_id) for tree_id in tree_ids), return_exceptions=True)
+        wrong = next((each for each in done if isinstance(each, BaseException)), None)
+        if wrong is not None:
+            raise wrong
+        return sum(each for each in done if isinstance(each, int))
+
+    def _working_scene(self, tree_id: str) -> Scene:
+        """What an operation on a stored tree is played with: a pause before the next turn does not hold it up."""
+        return replace(self._scene(self._store.tree_row(tree_id).revision), hold=self.gate.enter)
 
     def _scene(self, revision: int) -> Scene:
         config = self.cast.config
@@ -277,6 +314,9 @@ class Engine:
         except (KeyError, TypeError, ValueError) as error:
             what = f"{command.verb} cannot be done with {command.args}: {type(error).__name__}: {error}"
             writes = answer_command(command.id, {"error": what}, refused=True)
+        except Exception as error:  # noqa: BLE001 - whoever asked waits for an answer, whatever went wrong
+            what = f"{command.verb} failed: {type(error).__name__}: {error}"
+            writes = answer_command(command.id, {"error": what}, refused=True)
         else:
             writes = answer_command(command.id, result)
         event = {"verb": command.verb, "args": command.args, "asked_by": command.asked_by}
@@ -316,6 +356,10 @@ class Engine:
         entry = self.cast.config.models[str(args["model"])]
         auto = args["limit"] == "auto"
         seat.permits.set_limit(entry.adaptive_limit() if auto else max(1, int(args["limit"])))
+        operation = self._store.run(self.run_row.id).operation
+        changed = {**operation["models"][str(args["model"])], "permits": "auto" if auto else max(1, int(args["limit"]))}
+        models = {**operation["models"], str(args["model"]): changed}
+        await self._writer.commit(set_operation_fields(self.run_row.id, {**operation, "models": models}))
         return {"model": args["model"], "limit": args["limit"] if auto else seat.permits.limit}
 
     async def _limits(self, args: dict[str, Any], asked_by: str) -> dict[str, Any]:
@@ -344,11 +388,12 @@ class Engine:
         return {"revision": len(self._revisions) - 1}
 
     async def _branch(self, args: dict[str, Any], asked_by: str) -> dict[str, Any]:
-        async with self._operating:
-            tree_id = self._store.tree_of(str(args["node"]))
+        self._refuse_while_paused_hard()
+        tree_id = self._store.tree_of(str(args["node"]))
+        async with self._operating[tree_id]:
             tree = self._store.tree(tree_id)
             node = tree[str(args["node"])]
-            scene = self._scene(self._store.tree_row(tree_id).revision)
+            scene = self._working_scene(tree_id)
             operation = await record(scene, self._store, node, str(args["kind"]), args, asked_by)
             nodes = await operate(scene, tree, self._person(tree_id), node, operation)
             return {"operation": operation.id, "tree": tree_id, "nodes": nodes}
@@ -356,35 +401,67 @@ class Engine:
     async def _judge(self, args: dict[str, Any], asked_by: str) -> dict[str, Any]:
         """Another judge, or one of the run's own again, over the stored trees."""
         name = str(args["name"])
+        self._refuse_while_paused_hard()
         if "config" in args:
-            await self._add_judge(name, args["config"])
+            await self._add_judge(name, args["config"], args.get("models", {}))
         if name not in self._judges:
             raise SetupError(f"no judge {name!r} in this run; there are {', '.join(self._judges)}")
-        judged = 0
-        async with self._operating:
-            for row in self._store.trees(self.run_row.id):
-                tree, person = self._store.tree(row.id), self._person(row.id)
-                scene = self._scene(row.revision)
-                judged += await judge_again(scene, tree, person, name, repeat_existing=bool(args.get("again")))
+        judging = partial(judge_again, name=name, repeat_existing=bool(args.get("again")))
+        judged = await self._each(judging, [row.id for row in self._store.trees(self.run_row.id)])
         found: dict[str, Any] = {"judge": self._judges[name].id, "turns": judged}
         if self._judges[name].kind == "lookahead":
             found["looked_ahead"] = _comparable_turns(self._store, self.run_row.id, self._judges[name].id)
         return found
 
-    async def _add_judge(self, name: str, config: dict[str, Any]) -> None:
-        """Make a judge that the run was not configured with. Its model must be one of the run's."""
-        played = self.cast.config.model_dump(mode="json")
-        judges = {**played["judges"], name: config}
-        widened = RunConfig.model_validate({**played, "judges": judges})
+    def _refuse_while_paused_hard(self) -> None:
+        if self.gate.paused == "hard":
+            raise SetupError(
+                "the run is paused before its next call, so nothing can be asked",
+                hint=f"Go on first: espalier resume {self.run_row.id[:8]}",
+            )
+
+    async def _add_judge(self, name: str, config: dict[str, Any], models: dict[str, Any]) -> None:
+        """Make a judge that the run was not configured with.
+
+        `models` are entries that come with it: what the run has under the same name must be the same, and what it lacks
+        is opened.
+        """
+        played = self.cast.config.with_models_named()
+        where, judges = f"judge {name!r}", {**played["judges"], name: config}
+        widened = make_config({**played, "models": {**models, **played["models"]}, "judges": judges}, where)
+        file = make_config({**played, "models": {**played["models"], **models}, "judges": judges}, where)
+        _same_entries(widened, file, models)
         prompts = dict(self.cast.prompts)
         prompts.update(load_new_prompt(widened, name, self.run_row))
-        cast = make_cast(widened, self.cast.models, prompts)
-        spec = cast.judges[name]
-        await self._writer.commit(keep_cast(cast))
+        judge = widened.judges[name]
+        asked = set(widened.models_of(judge)) if asks_a_model(judge) else set()
+        opened = await open_named(widened, asked - set(self.cast.models), self._adapters)
+        try:
+            cast = make_cast(widened, {**self.cast.models, **opened}, prompts)
+            spec = cast.judges[name]
+            if name in self._judges and self._judges[name].id != spec.id:
+                raise SetupError(
+                    f"the run has another judge {name!r}", hint="Give this one another name: judgements go by it."
+                )
+            await self._writer.commit(keep_cast(cast))
+        except BaseException:
+            await close_models(opened)
+            raise
+        self._seat(widened, opened)
         self._stage.prompts.update({prompt.id: prompt for prompt in prompts.values()})
         self._judges = {**self._judges, name: spec}
         if spec.kind not in DERIVED_JUDGES:
             self._bus.add(f"judge.{name}", JudgeAgent(self._stage, spec))
+
+    def _seat(self, config: RunConfig, opened: Mapping[str, Model]) -> None:
+        """Take models in that joined after the beginning: they are asked and closed like all.
+
+        They are no part of the run, so its live figures do not tell of them.
+        """
+        models = {**self.cast.config.models, **{name: config.models[name] for name in opened}}
+        widened = self.cast.config.model_copy(update={"models": models})
+        self.cast = replace(self.cast, config=widened, models={**self.cast.models, **opened})
+        self._calls.seats.update({name: seat_of(model, config.models[name]) for name, model in opened.items()})
 
     async def _test(self, args: dict[str, Any], asked_by: str) -> dict[str, Any]:
         from simulation.model_test import try_model
@@ -453,8 +530,8 @@ async def open_engine(
                 cast = make_cast(chosen, opened, prompts_of(store, run, 0))
                 check_identity(run, cast)
                 if config is not None:
-                    store.apply(set_operation_fields(run_id, cast.operation(_folder(run))))
-                return Engine(store, store.run(run_id), cast, lock)
+                    _change_operation(store, run, cast)
+                return Engine(store, store.run(run_id), cast, lock, adapters)
             except BaseException:
                 await close_models(opened)
                 raise
@@ -464,6 +541,28 @@ async def open_engine(
     except BaseException:
         store.close()
         raise
+
+
+def _change_operation(store: Store, run: RunRow, cast: Cast) -> None:
+    """Take over the operational fields of another configuration; what changed is an event.
+
+    Where the people came from stays as it is: they were drawn when the run began.
+    """
+    kept = {"personas": run.operation["personas"]} if "personas" in run.operation else {}
+    operation = {**cast.operation(_folder(run)), **kept}
+    if changed := differences(run.operation, operation):
+        event = keep_event(run.id, "operation.changed", {"keys": changed})
+        store.apply([*set_operation_fields(run.id, operation), *event])
+
+
+def _same_entries(run: RunConfig, file: RunConfig, models: Mapping[str, Any]) -> None:
+    """Check that a model means the same in a run and in the file of a judge that joins it. Raises SetupError."""
+    for name in models:
+        if name in run.models and run.models[name].loaded() != file.models[name].loaded():
+            raise SetupError(
+                f"the judge's model {name!r} is another one than the run's {name!r}",
+                hint="Give it a name of its own in the file, in [models.NAME] and in the judge.",
+            )
 
 
 async def close_engine(engine: Engine) -> None:

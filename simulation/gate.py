@@ -90,6 +90,8 @@ class Gate:
         return None if self._levels_open.is_set() else "soft"
 
     def pause(self, *, hard: bool) -> None:
+        if self.halted is not None:
+            return  # whoever waited for the end would wait for ever
         self._levels_open.clear()
         if hard:
             self._calls_open.clear()

@@ -184,6 +184,23 @@ def take(number: int) -> list[Write]:
     return [("UPDATE commands SET state = 'taken' WHERE id = ?", (number,))]
 
 
+def settle_old(lock: Lock) -> list[Write]:
+    """As an engine begins: commands that an earlier one was cut off from doing are refused, and so is steering that was
+    meant for an engine which had left. Everything else that was asked still waits to be done.
+    """
+    cut_off = canonical_json({"error": "the engine ended before it was done: ask again"})
+    too_late = canonical_json({"error": "the engine that it was meant for had left"})
+    sql = "UPDATE commands SET state = 'refused', result = ?, done_at = ? WHERE job_id = ? AND "
+    now = time.time()
+    return [
+        (f"{sql} state = 'taken'", (cut_off, now, lock.job_id)),
+        (
+            f"{sql} state = 'asked' AND verb IN ('stop', 'pause', 'resume') AND asked_at < ?",
+            (too_late, now, lock.job_id, lock.taken_at),
+        ),
+    ]
+
+
 def answer(number: int, result: Mapping[str, object], *, refused: bool = False) -> list[Write]:
     """Answer a command."""
     sql = "UPDATE commands SET state = ?, result = ?, done_at = ? WHERE id = ?"

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from trees.values import RunState
     from tui.progress import Below
 
+LONG = ("judge",)
+"""What an engine is asked for that may take hours: how it goes is shown."""
 POLL_S = 0.1
 """How often the answer to a command is looked for, in seconds."""
 _ROOT = Path(__file__).resolve().parents[1]
@@ -119,7 +121,7 @@ async def ask_and_wait(
         await asyncio.sleep(POLL_S)
     if (result := _answered(store, number)) is not None:
         return result
-    hint = f"It will be taken up by `{resume}`."
+    hint = "It is over for that engine." if verb in ("stop", "pause", "resume") else f"Ask again, or: {resume}"
     raise NoEngine(f"the engine of {kind} {run_id[:8]} left before it answered {verb!r}", hint=hint)
 
 
@@ -127,6 +129,7 @@ async def have_done(path: Path, run_id: str, verb: str, args: Mapping[str, objec
     """Have something done to a run: by its live engine, else by one that does only this. Raises Refused."""
     from trees.jobs import ask, live_engine
     from trees.store import Store
+    from tui.progress import shown
 
     with Store.open(path) as store:
         if live_engine(store, run_id) is not None:
@@ -139,7 +142,8 @@ async def have_done(path: Path, run_id: str, verb: str, args: Mapping[str, objec
             signals.stop = lambda: engine.stop("interrupted")
             number = ask(store, run_id, verb, args)
             try:
-                await engine.run(play=False)
+                async with shown(path, engine.run_row, quiet=verb not in LONG):
+                    await engine.run(play=False)
             finally:
                 await _close(engine)
         if engine.failure is not None:

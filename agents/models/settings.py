@@ -54,6 +54,16 @@ class ModelSettings(BaseModel):
     )
     output_price: float | None = Field(None, ge=0, description="Price of a million answer tokens.")
 
+    def loaded(self) -> dict[str, object]:
+        """What this entry loads or asks, apart from how: two entries that are equal in it stand for one model."""
+        how = set(ModelSettings.model_fields)
+        for name, field in type(self).model_fields.items():
+            extra = field.json_schema_extra
+            # Where a file lies is operational, since its content is what counts; unread, another path is another file.
+            if isinstance(extra, dict) and extra.get("operational") and name != "path":
+                how.add(name)
+        return self.model_dump(exclude=how)
+
     def limit(self) -> int | AdaptiveLimit:
         """How many calls may be with the model at once, at first."""
         return self.adaptive_limit() if self.permits == "auto" else self.permits

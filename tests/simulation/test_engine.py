@@ -6,7 +6,7 @@ import asyncio
 import json
 import sqlite3
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ from simulation.engine import Engine, close_engine, open_engine
 from simulation.inflight import FIRST_TREES
 from tests.support.play import begun, configuration, engine_for, play, trees_of
 from trees.errors import Locked, SetupError, StoreFull
-from trees.jobs import ask, command, lock_of
-from trees.store import Store
+from trees.jobs import ask, command, events, lock_of, release, take
+from trees.store import Store, TreeRow
 from trees.verify import verify
 from trees.writes import keep_prompt
 
@@ -212,6 +212,124 @@ async def test_permits_and_limits_change_while_it_runs(store_path: Path) -> None
         assert store.run(run).operation["limits"]["calls"] == 12
         verbs = [json.loads(row[0])["verb"] for row in store.rows("SELECT data FROM events WHERE kind = 'command'")]
         assert verbs == ["permits", "permits", "limits", "limits", "permits", "limits", "dance"]
+
+
+async def test_what_was_set_on_the_way_holds_after_a_resume_and_every_change_is_an_event(store_path: Path) -> None:
+    engine = await engine_for(store_path, configuration(limits={"calls": 4}))
+    run = engine.run_row.id
+    number = tell(store_path, run, "permits", model="scripted", limit=3)
+    assert await engine.run() == "stopped"
+    await close_engine(engine)
+    engine = await open_engine(store_path, run)
+    assert engine._calls.seats["scripted"].permits.limit == 3
+    await close_engine(engine)
+    with Store.open(store_path) as store:
+        assert command(store, number).state == "done"
+        lock = lock_of(store, run)
+        assert lock is not None  # opened and not run: it is this process's still
+        store.apply(release(lock))
+    changed = configuration(limits={"calls": 0}, personas={"count": 7})
+    engine = await open_engine(store_path, run, config=changed)
+    assert await engine.run() == "finished"
+    await close_engine(engine)
+    with Store.read(store_path) as store:
+        (told,) = [event.data["keys"] for event in events(store, run) if event.kind == "operation.changed"]
+        assert "limits.calls" in told
+        assert store.run(run).operation["personas"]["count"] == 2
+
+
+async def test_what_a_dead_engine_left_undone_is_refused_and_steering_meant_for_it_does_not_hit_the_next(
+    store_path: Path,
+) -> None:
+    run = (await begun(store_path, configuration())).id
+    cut_off, late = tell(store_path, run, "judge", name="likelihood"), tell(store_path, run, "stop")
+    with Store.open(store_path) as store:
+        store.apply(take(cut_off))
+    assert await play(store_path, configuration()) == run
+    with Store.read(store_path) as store:
+        assert store.run(run).state == "finished"
+        told = [command(store, number) for number in (cut_off, late)]
+    assert [each.state for each in told] == ["refused", "refused"]
+    assert "ask again" in (told[0].result or {})["error"]
+
+
+class Counting(ScriptedModel):
+    """A scripted model that says how many calls were with it at once."""
+
+    def __init__(self) -> None:
+        super().__init__("scripted", ScriptedConfig(kind="scripted", latency_s=0.01))
+        self.at_once = self.most = 0
+
+    async def chat(self, request: ChatRequest, on_delta: OnDelta | None = None) -> ChatAnswer:
+        self.at_once += 1
+        self.most = max(self.most, self.at_once)
+        try:
+            return await super().chat(request, on_delta)
+        finally:
+            self.at_once -= 1
+
+
+async def test_a_paused_run_can_be_branched_and_one_that_is_paused_hard_says_why_not(store_path: Path) -> None:
+    model = Counting()
+    engine = await engine_for(store_path, configuration(turns=200), models={"scripted": model})
+    run = engine.run_row.id
+    async with running(engine):
+        await until(lambda: engine.gate.used.calls > 0, "it plays")
+        await answered(store_path, tell(store_path, run, "pause"))
+        await until(lambda: any(row.turns for row in rows_of(store_path, run)), "a turn is stored")
+        with Store.read(store_path) as store:
+            tree = store.tree(next(row.id for row in store.trees(run) if row.turns))
+        reply = next(node for node in tree if node.speaker == "assistant")
+        grown = await answered(store_path, tell(store_path, run, "branch", node=reply.id, kind="reroll", count=1))
+        assert len(grown["nodes"]) == 1
+        await answered(store_path, tell(store_path, run, "pause", hard=True))
+        refused = await answered(store_path, tell(store_path, run, "branch", node=reply.id, kind="reroll", count=1))
+        assert "paused before its next call" in refused["error"]
+        assert (await answered(store_path, tell(store_path, run, "resume"))) == {"paused": None}
+
+
+def rows_of(path: Path, run: str) -> Sequence[TreeRow]:
+    with Store.read(path) as store:
+        return store.trees(run)
+
+
+async def test_another_judge_judges_trees_side_by_side(store_path: Path) -> None:
+    config = configuration(turns=1, personas={"count": 6})
+    run = await play(store_path, config)
+    model = Counting()
+    engine = await open_engine(store_path, run, models={"scripted": model})
+    judge = {"kind": "choice", "model": "scripted"}
+    number = tell(store_path, run, "judge", name="second", config=judge)
+    await engine.run(play=False)
+    await close_engine(engine)
+    with Store.read(store_path) as store:
+        assert (command(store, number).result or {})["turns"] == 6
+        assert verify(store).findings == ()
+    assert model.most > 3  # more than the three replies of one turn
+
+
+async def test_a_judge_brings_its_own_model_and_one_of_the_same_name_must_be_the_same(store_path: Path) -> None:
+    run = await play(store_path, configuration(turns=1))
+    engine = await open_engine(store_path, run)
+    larger = {"kind": "scripted", "variant": "a larger one"}
+    asked = {"kind": "rating", "model": "large"}
+    good = tell(store_path, run, "judge", name="strict", config=asked, models={"large": larger})
+    mixed = tell(
+        store_path, run, "judge", name="mixed", config={**asked, "model": "scripted"}, models={"scripted": larger}
+    )
+    wrong = tell(store_path, run, "judge", name="odd", config={"kind": "rating", "modle": "large"})
+    await engine.run(play=False)
+    await close_engine(engine)
+    with Store.read(store_path) as store:
+        done = command(store, good)
+        assert done.state == "done", done.result
+        (spec,) = [json.loads(row[0]) for row in store.rows("SELECT spec FROM judges WHERE name = 'strict'")]
+        identity = store.rows("SELECT identity FROM models WHERE id = ?", (spec["model"],))[0][0]
+        assert "a larger one" in identity
+        assert "another one than the run's 'scripted'" in (command(store, mixed).result or {})["error"]
+        assert "modle" in (command(store, wrong).result or {})["error"]
+        assert "pydantic.dev" not in (command(store, wrong).result or {})["error"]
+        assert verify(store).findings == ()
 
 
 async def test_a_used_up_budget_stops_and_a_larger_one_goes_on(store_path: Path) -> None:

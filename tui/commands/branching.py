@@ -98,8 +98,9 @@ def judge(
 ) -> None:
     """Have a judge judge all turns of RUN that it has not judged yet; earlier judgements stay.
 
-    --config takes the judge from [judges.NAME] of another file, --set its fields from here; its model must be one of
-    the run's. `lookahead` needs neither: it goes by the scores of the run's deciding judge, and looks again at turns
+    --config takes the judge from [judges.NAME] of another file with the model that it asks there, so that a larger one
+    can judge a run again; --set gives its fields from here. `lookahead` needs neither: it goes by the scores of the
+    run's deciding judge, and looks again at turns
     under which more has grown. `human`, or `human.NAME` where several people judge, asks you: replies stand under
     letters in a shuffled order, without who wrote them or what judges said. Of a benchmark (by id or name, or one of
     its runs) each reply is asked about alone, for points from 1 to 5, the models' conversations shuffled. What you say
@@ -117,7 +118,7 @@ def judge(
         run_id = store.find("runs", run)
         known = store.run(run_id).identity.get("play", {}).get("judges", {})
     if config_path is not None or given or (name == LOOKAHEAD and name not in known):
-        args["config"] = _judge_of(config_path, name, given)
+        args |= _judge_of(config_path, name, given)
     result = _done(store_path, run_id, "judge", args)
     if as_json:
         say_json(result)
@@ -216,20 +217,24 @@ def _say_looked_ahead(turns: int, run_id: str) -> None:
 
 
 def _judge_of(path: Path | None, name: str, given: dict[str, Any]) -> dict[str, Any]:
-    """A judge's fields: those of a file, or its kind alone, with what is given over them."""
+    """A judge's fields (a file's, or its kind alone, with what is given over them), and the file's models for it."""
     from agents.overrides import overlaid
 
-    of_kind = {"kind": LOOKAHEAD} if name == LOOKAHEAD else {}
-    return overlaid(_judge_in(path, name) if path is not None else of_kind, given)
+    if path is None:
+        return {"config": overlaid({"kind": LOOKAHEAD} if name == LOOKAHEAD else {}, given)}
+    from simulation.config import MODEL_FREE_JUDGES, load_config
 
-
-def _judge_in(path: Path, name: str) -> dict[str, Any]:
-    from simulation.config import load_config
-
-    judges = load_config(path).judges
-    if name not in judges:
-        raise SetupError(f"{path} has no judge {name!r}", hint=f"Its judges: {', '.join(judges)}.")
-    return judges[name].model_dump(mode="json")
+    config = load_config(path)
+    if name not in config.judges:
+        raise SetupError(f"{path} has no judge {name!r}", hint=f"Its judges: {', '.join(config.judges)}.")
+    judge = config.judges[name]
+    fields = judge.model_dump(mode="json")
+    if judge.kind in MODEL_FREE_JUDGES:
+        return {"config": overlaid(fields, given)}
+    if not judge.names():
+        fields["model"] = config.models_of(judge)[0]
+    models = {each: config.models[each].model_dump(mode="json") for each in config.models_of(judge)}
+    return {"config": overlaid(fields, given), "models": models}
 
 
 def _done(store_path: Path, run_id: str, verb: str, args: dict[str, Any]) -> dict[str, Any]:

@@ -197,7 +197,8 @@ def _completion(request: ChatRequest, result: CreateResult) -> Completion:
     if result.finish_reason == "content_filter":
         raise ModelFailure("refused", "the server's content filter withheld the answer")
     text, inline = split_reasoning(result.content)
-    if not text.strip():
+    says_nothing = not text.strip()
+    if says_nothing and (result.finish_reason != "stop" or request.choices or request.schema is not None):
         raise ModelFailure("bad_answer", "the answer holds nothing")
     if request.choices:
         text = _choice(text, request.choices)

@@ -268,6 +268,9 @@ def _completion(request: ChatRequest, draft: _Draft) -> Completion:
     if draft.finish == "content_filter":
         raise ModelFailure("refused", "the server's content filter withheld the answer")
     if not content.strip():
+        # Saying nothing is an answer like any other where any text is one; under the same seed it would come again.
+        if draft.finish == "stop" and not request.choices and request.schema is None:
+            return Completion("", "stop", reasoning)
         spent = " but reasoning" if reasoning else ""
         raise ModelFailure("bad_answer", f"the answer holds nothing{spent} (finish: {draft.finish})")
     finish: Literal["stop", "length"] = "length" if draft.finish == "length" else "stop"

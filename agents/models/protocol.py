@@ -22,7 +22,7 @@ FailureKind = Literal[
     "unavailable",  # nobody answered: connection refused, 5xx, stream cut
     "rate_limited",  # 429
     "died",  # the process that holds the model ended under the call
-    "bad_answer",  # an answer came and is not one: broken JSON, outside the choices, empty, too large
+    "bad_answer",  # an answer came and is not one: broken JSON, outside the choices, cut before a word, too large
     "too_long",  # the prompt does not fit the model's context
     "refused",  # the server says the request itself is wrong (other 4xx)
     "unsupported",  # the backend cannot do this

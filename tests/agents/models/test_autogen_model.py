@@ -163,7 +163,7 @@ async def test_choices_are_parsed() -> None:
         (TimeoutError("late"), "timeout"),
         (ConnectionResetError("gone"), "unavailable"),
         (ValueError("extra_create_args"), "refused"),
-        (result(""), "bad_answer"),
+        (result("", finish="length"), "bad_answer"),
         (result("no", finish="content_filter"), "refused"),
         (result([]), "bad_answer"),
     ],
@@ -173,6 +173,13 @@ async def test_errors_are_failures(error: CreateResult | Exception, kind: Failur
         with pytest.raises(ModelFailure) as caught:
             await model.chat(asked())
         assert caught.value.kind == kind
+
+
+async def test_an_answer_that_says_nothing_is_one_where_any_text_is() -> None:
+    async with opened(result(""), result("")) as model:
+        assert (await model.chat(asked())).completions[0].text == ""
+        with pytest.raises(ModelFailure, match="holds nothing"):
+            await model.chat(asked(choices=("A", "B")))
 
 
 async def test_cancelling_cancels_the_clients_token() -> None:

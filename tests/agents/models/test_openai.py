@@ -182,7 +182,6 @@ async def test_scoring_is_unsupported() -> None:
         ("reset", "unavailable"),
         ("bad-json", "bad_answer"),
         ("no-choices", "bad_answer"),
-        ("empty", "bad_answer"),
         ("huge", "bad_answer"),
         ("context", "too_long"),
         ("bad-request", "refused"),
@@ -196,6 +195,29 @@ async def test_every_misbehaviour_is_a_failure_of_its_kind(kind: str, expected: 
         assert server.base_url in caught.message
         assert caught.retry_after_s == (2.0 if kind == "429" else None)
         assert (await model.chat(asked("Hello"))).completions[0].text == "Hello"
+
+
+@both_ways
+async def test_an_answer_that_says_nothing_is_one_where_any_text_is(stream: bool) -> None:
+    async with OpenAIServer() as server, opened(server, stream=stream) as model:
+        completions = (await model.chat(asked("misbehave:empty", n=2))).completions
+        assert [(each.text, each.finish) for each in completions] == [("", "stop")] * 2
+        for closed in (asked("misbehave:empty", choices=("A", "B")), asked("misbehave:empty", schema="{}")):
+            assert (await failure(model, closed)).kind == "bad_answer"
+
+
+def test_one_of_several_answers_may_say_nothing() -> None:
+    reader = AnswerReader(asked("Hello", n=3))
+    choices = [{"index": i, "text": text, "finish_reason": "stop"} for i, text in enumerate(["fine", "", "good"])]
+    reader.take_whole(json.dumps({"choices": choices}).encode())
+    assert [each.text for each in reader.answer(streamed=False).completions] == ["fine", "", "good"]
+
+
+def test_an_answer_cut_before_a_word_is_none() -> None:
+    reader = AnswerReader(asked("Hello"))
+    reader.take_whole(b'{"choices": [{"message": {"reasoning": "Hm."}, "finish_reason": "length"}]}')
+    with pytest.raises(ModelFailure, match=r"nothing but reasoning \(finish: length\)"):
+        reader.answer(streamed=False)
 
 
 async def test_a_slow_stream_with_keep_alive_comments_is_read_to_its_end() -> None:

@@ -4,12 +4,14 @@ One thread holds the model (`agents.models.transformers_weights`) and does one b
 wait meanwhile are the next batch. `task = "reward"` loads a sequence classifier, whose score of a conversation stands
 in `ReplyScore.logprob`; the `reward` judge reads it there.
 
-Invariant: the event loop never computes; a request that is cancelled leaves its batch at the next step.
+Invariant: the event loop never computes; a request whose caller has gone is not begun, and leaves its batch at the next
+token; after `close` nobody waits.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -99,6 +101,8 @@ class TransformersModel:
         self._template: ChatTemplate | None = None
         self._thread: ThreadPoolExecutor | None = None
         self._jobs: deque[_Job] = deque()
+        self._running: list[_Job] = []
+        """The batch that the thread has."""
         self._pump: asyncio.Task[None] | None = None
 
     @property
@@ -192,6 +196,7 @@ class TransformersModel:
         self._check_length(prompt, request.sampling.max_tokens)
         from agents.models.transformers_weights import Answer
 
+        began = time.monotonic()
         future = asyncio.get_running_loop().create_future()
         answers = [
             Answer(
@@ -207,7 +212,8 @@ class TransformersModel:
         ]
         await self._wait_for(_Job(answers, None, future))
         out = sum(len(answer.drawn) for answer in answers)
-        return ChatAnswer(tuple(answer.completion for answer in answers), Usage(len(prompt.tokens), 0, out))
+        first_s = min(answer.first_at for answer in answers) - began
+        return ChatAnswer(tuple(answer.completion for answer in answers), Usage(len(prompt.tokens), 0, out, first_s))
 
     async def score(self, request: ScoreRequest) -> ScoreAnswer:
         weights = self._loaded()
@@ -244,9 +250,12 @@ class TransformersModel:
             self._pump.cancel()
             await asyncio.gather(self._pump, return_exceptions=True)
             self._pump = None
-        for job in self._jobs:
-            job.future.cancel()
+        for job in [*self._running, *self._jobs]:
+            # The thread looks at it before each token.
+            if not job.future.done():
+                job.future.set_exception(ModelFailure("died", "the model was closed"))
         self._jobs.clear()
+        self._running = []
         self._weights = None
         if thread is not None:
             thread.shutdown(wait=False)
@@ -283,8 +292,8 @@ class TransformersModel:
     async def _serve(self) -> None:
         """One batch after the other until nobody waits."""
         loop = asyncio.get_running_loop()
-        while self._jobs:
-            jobs = self._next_batch()
+        while jobs := self._next_batch():
+            self._running = jobs
             try:
                 results = await loop.run_in_executor(self._thread, self._run, jobs)
             except Exception as error:  # noqa: BLE001 - told to those who wait, each of them
@@ -295,14 +304,17 @@ class TransformersModel:
             for job, result in zip(jobs, results, strict=True):
                 if not job.future.done():
                     job.future.set_result(result)
+        self._running = []
 
     def _next_batch(self) -> list[_Job]:
-        """The first that waits and, if it writes, those behind it that write too."""
+        """The first that somebody waits for and, if it writes, those behind it that write too; empty if there is none.
+
+        Whose caller has gone is dropped.
+        """
         most = 1 if self._config.exact else self._config.batch
-        batch = [self._jobs.popleft()]
-        while batch[0].answers and self._jobs and self._jobs[0].answers:
-            if sum(len(job.answers) for job in [*batch, self._jobs[0]]) > most:
-                break
+        self._jobs = deque(job for job in self._jobs if not job.future.done())
+        batch: list[_Job] = []
+        while self._jobs and _fit([*batch, self._jobs[0]], most):
             batch.append(self._jobs.popleft())
         return batch
 
@@ -313,6 +325,11 @@ class TransformersModel:
         if waiting:
             self._loaded().write(waiting)
         return [None for _ in jobs]
+
+
+def _fit(jobs: Sequence[_Job], most: int) -> bool:
+    """Whether these are done together: one of any kind, or such that write."""
+    return len(jobs) == 1 or (all(job.answers for job in jobs) and sum(len(job.answers) for job in jobs) <= most)
 
 
 def _as_failure(error: Exception) -> ModelFailure:

@@ -9,6 +9,7 @@ Invariant: what an answer draws depends on its own logits, sampling and seed alo
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -42,6 +43,8 @@ class Answer:
     ) -> None:
         self.prompt = list(prompt)
         self.drawn: list[int] = []
+        self.first_at = math.inf
+        """When the first token was drawn, on the monotonic clock."""
         self.done = False
         self.abandoned = abandoned
         self.completion = Completion("")
@@ -55,6 +58,7 @@ class Answer:
     def take(self, logits: torch.Tensor, ends: frozenset[int]) -> int:
         """Draw from float32 logits on the CPU; returns the token, and sets `done` if it was the last."""
         token = draw(logits, self._sampling, (self.prompt + self.drawn)[-PENALTY_WINDOW:], self._generator)
+        self.first_at = min(self.first_at, time.monotonic())
         if token in ends:
             self._finish("stop")
             return token

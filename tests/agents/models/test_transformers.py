@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,6 +22,7 @@ from agents.models.transformers_weights import draw
 from agents.models.weights import locate
 from tests.support.gguf_f32 import f32_gguf
 from tests.support.message_trees import tree_of
+from tests.support.tiny_base import tiny_base
 from train.templates import open_reader
 from train.tokenise import token_tree
 
@@ -117,6 +122,77 @@ async def test_who_gives_up_leaves_the_others_alone(model: TransformersModel) ->
     with pytest.raises(asyncio.CancelledError):
         await long
     assert (await short).completions == (await model.chat(ask("Good morning!"))).completions
+
+
+@pytest.fixture
+def unloaded() -> TransformersModel:
+    """Its queue and thread without a model, for jobs that compute what a test gives them."""
+    model = TransformersModel("queue", TransformersConfig(kind="transformers"))
+    model._thread = ThreadPoolExecutor(1)
+    return model
+
+
+class Slow:
+    """Something to compute that says when it has begun and ends when it is let."""
+
+    def __init__(self) -> None:
+        self.begun, self.let = threading.Event(), threading.Event()
+
+    def __call__(self) -> str:
+        self.begun.set()
+        assert self.let.wait(20)
+        return "slow"
+
+
+async def test_what_nobody_waits_for_any_more_is_not_computed(unloaded: TransformersModel) -> None:
+    slow, computed = Slow(), list[int]()
+    first = asyncio.create_task(unloaded._compute(slow))
+    late = [asyncio.create_task(unloaded._compute(partial(computed.append, number))) for number in range(4)]
+    await asyncio.to_thread(slow.begun.wait, 20)
+    for task in late[:3]:
+        task.cancel()
+    await asyncio.wait(late[:3])
+    slow.let.set()
+    assert await first == "slow"
+    await late[3]
+    assert computed == [3]
+    await unloaded.close()
+
+
+async def test_closing_tells_who_waits_and_who_is_being_served(unloaded: TransformersModel) -> None:
+    slow = Slow()
+    waiting = [asyncio.create_task(unloaded._compute(each)) for each in (slow, lambda: "queued")]
+    await asyncio.to_thread(slow.begun.wait, 20)
+    await unloaded.close()
+    for ended in await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 20):
+        assert isinstance(ended, ModelFailure)
+        assert (ended.kind, ended.message) == ("died", "the model was closed")
+    slow.let.set()
+
+
+async def test_closing_ends_an_answer_at_its_next_token(tmp_path: Path) -> None:
+    model = TransformersModel(
+        "closed", TransformersConfig(kind="transformers", path=str(tiny_base(tmp_path, eos=None)))
+    )
+    await model.open()
+    thread, begun = model._thread, asyncio.Event()
+    endless = Sampling(max_tokens=3900, temperature=0)
+    long = asyncio.create_task(model.chat(ask("A long story.", endless), lambda *_: begun.set()))
+    await begun.wait()
+    await model.close()
+    with pytest.raises(ModelFailure, match="was closed"):
+        await long
+    assert thread is not None
+    async with asyncio.timeout(20):
+        await asyncio.to_thread(thread.shutdown)
+
+
+async def test_the_time_to_the_first_token_is_told(model: TransformersModel) -> None:
+    began = time.monotonic()
+    answer = await model.chat(ask("Good morning!", n=2))
+    took = time.monotonic() - began
+    assert answer.usage.first_token_s is not None
+    assert 0 < answer.usage.first_token_s < took
 
 
 async def test_what_does_not_fit_or_cannot_be_done_is_said(model: TransformersModel) -> None:

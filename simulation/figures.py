@@ -97,7 +97,7 @@ class _Measured:
             permits=permits.limit,
             held=permits.held,
             queued=permits.waiting,
-            first_token_median_s=quantile(tally.first_token_s, 0.5),
+            first_token_median_s=_typical(tally.first_token_s, told),
             first_token_p95_s=quantile(tally.first_token_s, 0.95),
             prompt_read=told.prompt_read if told else tally.prompt_tokens - tally.cached_tokens,
             prompt_reused=told.prompt_reused if told else tally.cached_tokens,
@@ -119,6 +119,13 @@ class _Measured:
         permits.changes.clear()
         self._told_at, self._told_limit = now, permits.limit
         return told
+
+
+def _typical(told_by_answers: Sequence[float], told: Figures | None) -> float | None:
+    """The median time to the first token; the mean where only the backend tells of it, in sum."""
+    if told_by_answers or told is None or not told.first_tokens:
+        return quantile(told_by_answers, 0.5)
+    return told.first_token_s / told.first_tokens
 
 
 async def figures_of(model: Model) -> Figures | None:

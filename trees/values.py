@@ -217,6 +217,7 @@ class ModelFigures:
     queued: int
     """Calls that wait for a permit."""
     first_token_median_s: float | None
+    """Over the calls answered that say; the mean of all requests where the backend alone tells, in sum."""
     first_token_p95_s: float | None
     prompt_read: int
     prompt_reused: int

@@ -35,11 +35,15 @@ RETRYABLE: frozenset[FailureKind] = frozenset({"timeout", "unavailable", "rate_l
 class ModelFailure(Exception):
     """A call that got no answer, as a value: what kind, in words, and when to come back."""
 
-    def __init__(self, kind: FailureKind, message: str, *, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self, kind: FailureKind, message: str, *, retry_after_s: float | None = None, status: int | None = None
+    ) -> None:
+        """`status`: of the HTTP response that says so, if one does."""
         super().__init__(message)
         self.kind: FailureKind = kind
         self.message = message
         self.retry_after_s = retry_after_s
+        self.status = status
 
     @property
     def retryable(self) -> bool:
@@ -244,6 +248,10 @@ class Figures:
     """Tokens in the cache now."""
     cells: int | None
     """Tokens that the cache holds."""
+    first_tokens: int = 0
+    """First tokens of answers that were timed; 0 where each answer tells its own time."""
+    first_token_s: float = 0.0
+    """Seconds that they took, together."""
 
     def since(self, before: Figures | None) -> Figures:
         """The same for the time since `before` alone, unless the backend was started again after it."""
@@ -258,6 +266,8 @@ class Figures:
             tokens_out=self.tokens_out - before.tokens_out,
             steps=steps,
             batch_fill=rides / steps if steps and self.batch_fill is not None else None,
+            first_tokens=self.first_tokens - before.first_tokens,
+            first_token_s=self.first_token_s - before.first_token_s,
         )
 
 

@@ -44,6 +44,8 @@ def figures_in(text: str) -> Figures:
         waiting=count("num_requests_waiting"),
         cells_used=round(used * cells / engines) if used is not None and cells else None,
         cells=cells or None,
+        first_tokens=count("time_to_first_token_seconds_count"),
+        first_token_s=totals.get("vllm:time_to_first_token_seconds_sum", 0.0),
     )
 
 

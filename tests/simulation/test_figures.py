@@ -44,6 +44,10 @@ async def answer(request: ChatRequest) -> ChatAnswer:
     return ChatAnswer((Completion("yes"),), usage)
 
 
+async def untimed(request: ChatRequest) -> ChatAnswer:
+    return ChatAnswer((Completion("yes"),), Usage(prompt_tokens=30))
+
+
 class Measured:
     """A model on the call path, measured into a store."""
 
@@ -96,6 +100,20 @@ async def test_what_a_backend_tells_of_itself_counts_from_the_engines_beginning(
     following.cancel()
     assert measured.rows("prompt_read, prompt_reused, tokens_out, steps, batch_fill") == [(60, 100, 30, 20, 5.0)]
     assert measured.rows("running, waiting, cells_used, cells") == [(3, 4, 500, 1000)]
+    await measured.close()
+
+
+async def test_a_backend_that_times_first_tokens_in_sum_gives_their_mean(store_path: Path) -> None:
+    measured = Measured(store_path)
+    measured.model.told = replace(COUNTED, first_tokens=6, first_token_s=3.0)
+    following = asyncio.create_task(measured.measuring.follow())
+    await asyncio.sleep(0)
+    measured.model.told = replace(COUNTED, first_tokens=10, first_token_s=5.0)
+    measured.model._chat = untimed
+    await measured.ask("a")
+    await measured.measuring.note(last=True)
+    following.cancel()
+    assert measured.rows("first_token_median_s, first_token_p95_s") == [(0.5, None)]
     await measured.close()
 
 

@@ -18,6 +18,11 @@ vllm:prompt_tokens_total{engine="0",model_name="m"} 1000.0
 vllm:generation_tokens_total{engine="0",model_name="m"} 1.2e+03
 vllm:iteration_tokens_total_bucket{engine="0",le="1.0",model_name="m"} 4.0
 vllm:iteration_tokens_total_count{engine="0",model_name="m"} 300.0
+vllm:time_to_first_token_seconds_bucket{engine="0",le="0.1",model_name="m"} 9.0
+vllm:time_to_first_token_seconds_count{engine="0",model_name="m"} 9.0
+vllm:time_to_first_token_seconds_count{engine="1",model_name="m"} 1.0
+vllm:time_to_first_token_seconds_sum{engine="0",model_name="m"} 0.5
+vllm:time_to_first_token_seconds_sum{engine="1",model_name="m"} 2.0
 vllm:cache_config_info{block_size="16",engine="0",num_gpu_blocks="100"} 1.0
 vllm:cache_config_info{block_size="16",engine="1",num_gpu_blocks="100"} 1.0
 vllm:estimated_flops_per_gpu_total{engine="0",model_name="m"} NaN
@@ -36,6 +41,8 @@ def test_engines_count_together() -> None:
         waiting=2,
         cells_used=1200,
         cells=3200,
+        first_tokens=10,
+        first_token_s=2.5,
     )
 
 

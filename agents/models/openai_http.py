@@ -134,7 +134,7 @@ class Http:
         message = f"{endpoint.url}: {failure.message}"
         if self._key:
             message = _struck_out(message, self._key)
-        return ModelFailure(failure.kind, message, retry_after_s=failure.retry_after_s)
+        return ModelFailure(failure.kind, message, retry_after_s=failure.retry_after_s, status=failure.status)
 
 
 def _struck_out(message: str, key: str) -> str:

@@ -412,13 +412,13 @@ def failure_of(status: int, body: object, retry_after_s: float | None = None) ->
     said = _text(error.get("message"))[:SHOWN] or "no message"
     message = f"the server answered {status}: {said}"
     if status == 429:
-        return ModelFailure("rate_limited", message, retry_after_s=retry_after_s)
+        return ModelFailure("rate_limited", message, retry_after_s=retry_after_s, status=status)
     if (status >= 500 and status != 501) or status == 408:
-        return ModelFailure("unavailable", message, retry_after_s=retry_after_s)
+        return ModelFailure("unavailable", message, retry_after_s=retry_after_s, status=status)
     hints = " ".join(_text(error.get(name)) for name in ("code", "type")).replace("_", " ")
     if status == 413 or _TOO_LONG.search(f"{said} {hints}"):
-        return ModelFailure("too_long", message)
-    return ModelFailure("refused", message)
+        return ModelFailure("too_long", message, status=status)
+    return ModelFailure("refused", message, status=status)
 
 
 def _error_of(body: object) -> Mapping[str, Any]:

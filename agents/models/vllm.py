@@ -66,6 +66,7 @@ _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """The ranks of adapters that vLLM makes room for."""
 _OURS = ("--api-key", "--host", "--port", "--model", "--served-model-name")
 _NO_VLLM = re.compile(r"No module named '?vllm\b|while finding module specification for 'vllm")
+_NOT_FOUND = 404
 _OPERATIONAL: dict[str, JsonValue] = {"operational": True}
 
 Told = TypeVar("Told")
@@ -164,17 +165,19 @@ class Serving:
     name: str
     """What requests call the model: the base, or the adapter by its digest."""
     context: int
-    loaded: str | None = None
-    """The adapter that was loaded into somebody else's server, to be unloaded again."""
+    adapted: bool = False
+    """Whether the name is that of an adapter."""
+    loaded: bool = False
+    """Whether it was loaded into somebody else's server, to be unloaded again."""
 
     @property
     def alive(self) -> bool:
         return self.process is None or self.process.alive
 
     async def end(self) -> None:
-        if self.process is None and self.loaded is not None:
+        if self.process is None and self.loaded:
             with suppress(ModelFailure):
-                await _post(self.http, "/v1/unload_lora_adapter", {"lora_name": self.loaded})
+                await _post(self.http, "/v1/unload_lora_adapter", {"lora_name": self.name})
         if self.process is not None:
             await self.http.close()
             await self.process.stop()
@@ -287,14 +290,6 @@ class VllmModel:
     async def embed(self, texts: Sequence[str]) -> EmbedAnswer:
         raise ModelFailure("unsupported", "a vLLM server that answers chats does not embed")
 
-    async def release(self) -> None:
-        """Stop the server, so that its memory is free for something else; the next request starts it again.
-
-        A server that was started by hand is left alone. Calls in flight fail with "died".
-        """
-        if self.config.endpoint is None:
-            await self._end()
-
     async def figures(self) -> Figures | None:
         """What the server shows at /metrics; None while there is none, or where it shows nothing."""
         serving = self._running()
@@ -397,7 +392,11 @@ class VllmModel:
         return self._known[text]
 
     async def _served(self, ask: Callable[[Serving], Awaitable[Told]]) -> Told:
-        """What the server answers. A connection that broke because the server died is told as its death."""
+        """What the server answers. A connection that broke because the server died is told as its death.
+
+        A server of somebody else may have been started again, or an adapter unloaded by another who used it: then what
+        was found there is forgotten, and whoever asks again loads it again.
+        """
         serving = await self._ready()
         try:
             return await ask(serving)
@@ -406,6 +405,9 @@ class VllmModel:
                 raise serving.process.obituary() from failure
             if serving.process is None and _broke(failure):
                 self._forget(serving)
+            if serving.process is None and serving.adapted and failure.status == _NOT_FOUND:
+                self._forget(serving)
+                raise ModelFailure("unavailable", f"the adapter is not served any more: {failure.message}") from failure
             raise
         except RuntimeError as error:
             if serving.alive:
@@ -526,10 +528,10 @@ class VllmModel:
         if self._adapter is None:
             return Serving(http, process, str(base["id"]), context)
         name = self._adapter.digest
-        if name in [model.get("id") for model in listed]:
-            return Serving(http, process, name, context)
-        await _post(http, "/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(self._adapter.path)})
-        return Serving(http, process, name, context, loaded=name)
+        missing = name not in [model.get("id") for model in listed]
+        if missing:
+            await _post(http, "/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(self._adapter.path)})
+        return Serving(http, process, name, context, adapted=True, loaded=missing)
 
     def _base_among(self, listed: Sequence[Mapping[str, Any]], http: Http) -> Mapping[str, Any]:
         """The model that is served from our folder. Raises ModelFailure("setup") if there is none."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 pytest.importorskip("torch", reason="the training extra is not installed")
@@ -24,6 +25,7 @@ from simulation.benchmark import too_few
 from simulation.rounds import Over, next_step, standing
 from simulation.rounds_config import load_rounds, samples
 from tests.support.command_line import Espalier, as_json, spawn
+from tests.support.fake_vllm import asked_of, fake_config, model_folder
 from tests.support.rounds_folder import rounds_folder
 from tests.support.tiny_base import tiny_base
 from trees.jobs import ask
@@ -31,7 +33,7 @@ from trees.rounds import StepRow, all_rounds, steps
 from trees.store import Store
 from trees.verify import verify
 from tui.main import main
-from tui.rounds import Said, Watch
+from tui.rounds import Processes, Said, Watch
 from tui.roundsview import timeline
 
 STEPS = [(0, "benchmark"), *((r, kind) for r in (1, 2) for kind in ("simulate", "lint", "sft", "dpo", "benchmark"))]
@@ -117,6 +119,60 @@ def everything(folder: Path) -> dict[str, Any]:
             "scores": store.rows("SELECT judgement_id, node_id, value FROM scores ORDER BY 1, 2"),
             "adapters": store.rows("SELECT id, training_id FROM adapters ORDER BY id"),
         }
+
+
+SERVED = """
+name = "served"
+turns = 1
+[models.s]
+kind = "scripted"
+[models.big]
+kind = "vllm"
+model = "model"
+environment = {environment}
+[personas]
+count = 1
+[user]
+model = "s"
+[inducer]
+model = "s"
+[responders.plain]
+model = "big"
+[responders.warm]
+model = "s"
+hint = true
+[judges.likelihood]
+kind = "likelihood"
+model = "s"
+"""
+
+
+class AnyWatch(Watch):
+    """Of a step that belongs to no rounds."""
+
+    def __init__(self) -> None:
+        self.asked_to_stop, self.step = 0, None
+
+    def begun(self, pid: int) -> None: ...
+
+    def look(self, pid: int | None = None) -> None: ...
+
+
+def test_a_server_is_gone_when_its_step_is_and_there_again_for_the_next(tmp_path: Path) -> None:
+    """So a training between two steps that play has the GPU for itself."""
+    folder = model_folder(tmp_path / "model")
+    told = fake_config(folder).environment
+    table = "{ " + ", ".join(f"{key} = {json.dumps(value)}" for key, value in told.items()) + " }"
+    (tmp_path / "run.toml").write_text(
+        SERVED.replace("{environment}", table).replace('"model"\n', f'"{folder}"\n', 1), encoding="utf-8"
+    )
+    doing = Processes(tmp_path / "log", tmp_path / "espalier.db", quiet=True)
+    for seed in ("1", "2"):
+        said = doing(["run", str(tmp_path / "run.toml"), "--set", f"seed={seed}", "--json"], AnyWatch())
+        assert said.code == 0, said.last
+        servers = [entry["pid"] for entry in asked_of(folder) if "pid" in entry]
+        assert len(servers) == int(seed)
+        assert not any(psutil.pid_exists(pid) for pid in servers)
 
 
 def test_two_rounds_from_files_to_a_timeline(unbroken: Path, monkeypatch: pytest.MonkeyPatch) -> None:

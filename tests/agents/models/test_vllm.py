@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 import pytest
 
+from agents.models.openai_http import Http
 from agents.models.protocol import ChatRequest, Message, ModelFailure, ReplyScore, Sampling, ScoreRequest
 from agents.models.vllm import VllmConfig, VllmModel
 from tests.support.fake_vllm import HERE, adapter_folder, asked_of, fake_config, model_folder
@@ -218,23 +219,41 @@ async def test_an_adapter_of_the_output_layer_is_refused(folder: Path, tmp_path:
         await VllmModel("served", fake_config(folder, adapter=str(adapter))).open()
 
 
+@asynccontextmanager
+async def by_hand_of(host: VllmModel, folder: Path, adapter: Path) -> AsyncIterator[tuple[VllmModel, Http]]:
+    """A model with an adapter at the server of another, which did not start it, and the way to that server."""
+    assert host._serving is not None
+    http = host._serving.result().http
+    os.environ["HAND_KEY"] = http._key
+    url = f"{http.endpoints[0].url}/v1"
+    model = VllmModel("by-hand", fake_config(folder, endpoint=url, api_key_env="HAND_KEY", adapter=str(adapter)))
+    try:
+        await model.open()
+        yield model, http
+    finally:
+        await model.close()
+        del os.environ["HAND_KEY"]
+
+
+async def test_an_adapter_that_another_unloaded_is_loaded_for_whoever_asks_again(folder: Path, tmp_path: Path) -> None:
+    adapter = adapter_folder(tmp_path / "adapter")
+    async with opened(folder) as host, by_hand_of(host, folder, adapter) as (by_hand, http):
+        before = await by_hand.chat(ask("Hi"))
+        async with http.posted("/v1/unload_lora_adapter", {"lora_name": by_hand.identity.adapter}):
+            pass
+        lost = await failure(by_hand, "Hi")
+        assert lost.kind == "unavailable"
+        assert "the adapter is not served any more" in lost.message
+        assert (await by_hand.chat(ask("Hi"))).completions == before.completions
+    paths = [entry.get("path") for entry in asked_of(folder)]
+    assert paths.count("/v1/load_lora_adapter") == paths.count("/v1/unload_lora_adapter") == 2
+
+
 async def test_a_server_started_by_hand_is_asked_and_left_as_it_was(folder: Path, tmp_path: Path) -> None:
     adapter = adapter_folder(tmp_path / "adapter")
     async with opened(folder) as host:
-        assert host._serving is not None
-        serving = host._serving.result()
-        url = serving.http.endpoints[0].url
-        os.environ["HAND_KEY"] = serving.http._key
-        try:
-            by_hand = VllmModel(
-                "by-hand",
-                fake_config(folder, endpoint=f"{url}/v1", api_key_env="HAND_KEY", adapter=str(adapter)),
-            )
-            await by_hand.open()
+        async with by_hand_of(host, folder, adapter) as (by_hand, _):
             first = await by_hand.chat(ask("Hi"))
-            await by_hand.close()
-        finally:
-            del os.environ["HAND_KEY"]
         assert (await host.chat(ask("Hi"))).completions[0].text != first.completions[0].text
         assert by_hand.pid is None
     paths = [entry.get("path") for entry in asked_of(folder)]
@@ -338,19 +357,17 @@ async def test_an_adapter_is_there_again_after_a_restart(folder: Path, tmp_path:
         assert (await model.chat(ask("Hi"))).completions == before.completions
 
 
-async def test_a_released_model_is_gone_until_it_is_asked(folder: Path) -> None:
+async def test_a_closed_model_is_gone_until_it_is_opened(folder: Path) -> None:
     async with opened(folder, max_restarts=0) as model:
         first = model.pid
-        releasing = asyncio.create_task(model.release())
+        closing = asyncio.create_task(model.close())
         await until(lambda: model.pid is None)
-        assert (await model.chat(ask("Hi"))).completions[0].text
-        assert releasing.done(), "one server ends before the next begins"
+        assert (await failure(model, "Hi")).kind == "setup"
+        await model.open()
+        assert closing.done(), "one server ends before the next begins"
         assert first is not None
         assert not psutil.pid_exists(first)
         assert model.pid not in (None, first)
-        await model.close()
-        assert (await failure(model, "Hi")).kind == "setup"
-        await model.open()
         assert (await model.chat(ask("Hi"))).completions[0].text
 
 

@@ -94,6 +94,8 @@ class Server:
 
     async def _completions(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
+        if body["model"] not in (self._args.served_model_name, *self._adapters):
+            return web.json_response({"error": {"message": "The model does not exist.", "code": 404}}, status=404)
         prompts = body["prompt"] if isinstance(body["prompt"][0], list) else [body["prompt"]]
         if any("DIE" in readable(prompt) for prompt in prompts):
             os.kill(os.getpid(), signal.SIGKILL)

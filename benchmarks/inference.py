@@ -6,6 +6,9 @@ of them asks one thing at a time. All on the embedded model, from the engine dow
 tokens that must be read over the bare reading rate, and the tokens written over the bare rate of 16 sequences, both
 measured in the same run at the workload's own path lengths (benchmarks/bare.py, benchmarks/workload.py).
 
+Where llama.cpp was built for a GPU everything is measured there as well; otherwise the figure `gpu` says why not. The
+peer's server is tried with cells of all slots together and with cells of each, and measured the faster way.
+
     python benchmarks/inference.py [--quick] [--workload A B bench] [--no-peers] [--xllamacpp PYTHON] [--plot FILE]
 """
 
@@ -16,7 +19,7 @@ import asyncio
 import os
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import numpy as np
 from bare import ABREAST, Bare, mean_rate, measure
 from common import Bar, finish, say
-from peers import OneAtATime, replay, server_settings, turns_of, xllamacpp_version
+from peers import OneAtATime, replay, tuned, turns_of, xllamacpp_version
 from workload import Asked, Played, Tokens, need_of, play, turn_times
 
 from agents.models import llama_native
@@ -41,8 +44,8 @@ WRITTEN = 48
 ABREASTS = (1, 2, 4, 8, 16, 32, 64)
 
 
-def model_entry() -> dict[str, Any]:
-    return {"kind": "llama", "permits": 64, "deadline_s": 3600}
+def model_entry(gpu_layers: int) -> dict[str, Any]:
+    return {"kind": "llama", "permits": 64, "deadline_s": 3600, "gpu_layers": gpu_layers}
 
 
 def ceiling(name: str, played: Played, tokens: Tokens, bare: Bare) -> dict[str, Any]:
@@ -75,9 +78,9 @@ def ceiling(name: str, played: Played, tokens: Tokens, bare: Bare) -> dict[str, 
     }
 
 
-def against_one_at_a_time(path: str, played: Played, tokens: Tokens, context: int) -> dict[str, Any]:
+def against_one_at_a_time(path: str, played: Played, tokens: Tokens, gpu_layers: int) -> dict[str, Any]:
     """Times a turn of a tree takes one call at a time, at sampled turns; those between are interpolated."""
-    one = OneAtATime(path, tokens, context)
+    one = OneAtATime(path, tokens, 4096, gpu_layers)
     by_turn = turns_of(played.asked, played.asked[0].lane, played.turns)
     sampled = sorted({0, played.turns // 3, 2 * played.turns // 3, played.turns - 1})
     seconds = {}
@@ -93,9 +96,18 @@ def against_one_at_a_time(path: str, played: Played, tokens: Tokens, context: in
     }
 
 
-async def growth(bare: Bare, tokens: Tokens) -> list[dict[str, float]]:
+async def against_xllamacpp(python: str, path: str, played: Played, tokens: Tokens, gpu_layers: int) -> dict[str, Any]:
+    """Seconds that its server takes for the same requests, by the better of its settings."""
+    settings, sweep = await tuned(python, path, gpu_layers, tokens, played.asked, played.turns)
+    say(f"  xllamacpp's server: {settings}")
+    seconds = await replay(python, settings, tokens, played.asked)
+    version = xllamacpp_version(python)
+    return {"seconds": seconds, "version": version, "sweep": sweep, "settings": {**settings, "path": "embedded"}}
+
+
+async def growth(bare: Bare, tokens: Tokens, gpu_layers: int) -> list[dict[str, float]]:
     """Tokens a second of so many answers at once, by the scheduler and by the bare loop over the same prompts."""
-    model = LlamaModel("m", LlamaConfig(kind="llama", parallel=max(ABREASTS)))
+    model = LlamaModel("m", LlamaConfig(kind="llama", parallel=max(ABREASTS), gpu_layers=gpu_layers))
     await model.open()
     found = []
     try:
@@ -159,43 +171,52 @@ def plot(points: list[dict[str, float]], path: Path) -> None:
 
 
 async def run(args: argparse.Namespace) -> int:
-    turns, trees = (2, 3) if args.quick else (args.turns, args.trees)
     llama_native.start()
+    figures, bars = await measured(args, gpu_layers=0)
+    if llama_native.offloads():
+        say("all of it again, on the GPU")
+        figures["gpu"], more = await measured(args, gpu_layers=-1)
+        bars += [replace(bar, name=f"GPU, {bar.name}") for bar in more]
+    else:
+        figures["gpu"] = "not run: this build of llama.cpp offloads nothing"
+        say(f"GPU: {figures['gpu']}")
+    return finish("inference", figures, bars)
+
+
+async def measured(args: argparse.Namespace, gpu_layers: int) -> tuple[dict[str, Any], list[Bar]]:
+    """All figures and bars with so many layers on the GPU (-1: all)."""
+    turns, trees = (2, 3) if args.quick else (args.turns, args.trees)
     path = str(locate("embedded").path)
-    weights = llama_native.Weights(path, gpu_layers=0, adapter=None)
+    weights = llama_native.Weights(path, gpu_layers=gpu_layers, adapter=None)
     tokens = Tokens(weights)
     figures: dict[str, Any] = {}
     bars: list[Bar] = []
     for name in args.workload:
         number = 3 * trees if name == "bench" else trees
         say(f"{name}: {number} trees of {turns} turns, judged by {JUDGES[name]}")
-        played = await play(model_entry(), JUDGES[name], turns, number)
+        played = await play(model_entry(gpu_layers), JUDGES[name], turns, number)
         say(f"{name}: {len(played.asked)} requests in {played.seconds:.0f} s")
         figures[name] = found = ceiling(name, played, tokens, Bare(weights))
         say(f"{name}: {found['share']:.3f} of a ceiling of {found['ceiling_s']:.0f} s, {found['reread']:.1%} re-read")
         bars.append(Bar(f"{name}: share of the ceiling", found["share"], at_least=0.8))
         bars.append(Bar(f"{name}: prompt tokens re-read, over the fewest", found["reread"], at_most=0.05))
         if name == "A" and not args.no_peers:
-            found["one_at_a_time"] = one = against_one_at_a_time(path, played, tokens, 4096)
+            found["one_at_a_time"] = one = against_one_at_a_time(path, played, tokens, gpu_layers)
             bars.append(Bar("A: times faster than Llama, one call at a time", one["all_turns"], at_least=2.5))
             bars.append(Bar("A: the same at the last turn", one["last_turn"], at_least=4))
         if name == "B" and args.xllamacpp:
-            settings = server_settings(path, 65536)
-            say(f"  xllamacpp's server: {settings}")
-            seconds = await replay(args.xllamacpp, settings, tokens, played.asked)
-            version = xllamacpp_version(args.xllamacpp)
-            found["xllamacpp"] = {"seconds": seconds, "version": version, "settings": {**settings, "path": "embedded"}}
-            bars.append(Bar("B: times faster than xllamacpp's server", seconds / played.seconds, at_least=1.5))
-    figures["growth"] = points = await growth(Bare(weights), tokens)
+            found["xllamacpp"] = peer = await against_xllamacpp(args.xllamacpp, path, played, tokens, gpu_layers)
+            bars.append(Bar("B: times faster than xllamacpp's server", peer["seconds"] / played.seconds, at_least=1.5))
+    figures["growth"] = points = await growth(Bare(weights), tokens, gpu_layers)
     alone = next(point for point in points if point["sequences"] == ABREAST)
     bars.append(Bar("16 answers alone, of a bare loop", alone["scheduler"] / alone["loop"], at_least=0.9))
     for name in args.workload:
         found = figures[name]
         found["writing"] = writing(found["counted"], mean_rate([r["decode"] for r in found["bare"]]), points)
         bars.append(Bar(f"{name}: writing, of a bare loop as wide", found["writing"]["share"], at_least=0.85))
-    if args.plot:
+    if args.plot and not gpu_layers:
         plot(points, args.plot)
-    return finish("inference", figures, bars)
+    return figures, bars
 
 
 def main() -> int:

@@ -12,11 +12,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import aiohttp
+from common import say
 from workload import Asked, Tokens
 
 from agents.models.protocol import ChatRequest
 
 SLOTS = 16
+CELLS_A_SLOT = 4096
 
 
 def turns_of(asked: Sequence[Asked], lane: str, turns: int) -> list[list[Asked]]:
@@ -34,10 +36,17 @@ def turns_of(asked: Sequence[Asked], lane: str, turns: int) -> list[list[Asked]]
 class OneAtATime:
     """`Llama.create_chat_completion`, and a second `Llama` that scores by `eval` with logits."""
 
-    def __init__(self, path: str, tokens: Tokens, context: int) -> None:
+    def __init__(self, path: str, tokens: Tokens, context: int, gpu_layers: int) -> None:
         from llama_cpp import Llama
 
-        settings = {"n_ctx": context, "n_batch": 512, "n_threads": os.cpu_count(), "flash_attn": True, "verbose": False}
+        settings = {
+            "n_ctx": context,
+            "n_batch": 512,
+            "n_threads": os.cpu_count(),
+            "flash_attn": True,
+            "n_gpu_layers": gpu_layers,
+            "verbose": False,
+        }
         self._writer = Llama(path, **settings)
         self._scorer = Llama(path, logits_all=True, **settings)
         self._tokens = tokens
@@ -94,8 +103,11 @@ sys.stdin.read()
 """
 
 
-def server_settings(path: str, cells: int) -> dict[str, Any]:
-    """What the server is given: enough cells for every slot, its own cache of prompts in host memory too."""
+def server_settings(path: str, cells: int, gpu_layers: int, *, unified: bool) -> dict[str, Any]:
+    """What the server is given: enough cells for every slot, its own cache of prompts in host memory too.
+
+    `unified`: all slots share the cells; otherwise each has its part of them to itself.
+    """
     return {
         "path": path,
         "threads": os.cpu_count(),
@@ -103,12 +115,29 @@ def server_settings(path: str, cells: int) -> dict[str, Any]:
         "n_ctx": cells,
         "n_batch": 512,
         "n_ubatch": 512,
-        "kv_unified": True,
+        "n_gpu_layers": gpu_layers,
+        "kv_unified": unified,
         "cache_prompt": True,
         "cache_ram_mib": 8192,
         "cont_batching": True,
         "port": 0,
     }
+
+
+async def tuned(
+    python: str, path: str, gpu_layers: int, tokens: Tokens, asked: Sequence[Asked], turns: int
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The settings under which the server is faster on the first turns, and the seconds each way took."""
+    lanes = sorted({each.lane for each in asked})
+    some = [each for lane in lanes for turn in turns_of(asked, lane, turns)[: max(turns // 5, 1)] for each in turn]
+    found, sweep = [], []
+    for unified in (True, False):
+        settings = server_settings(path, SLOTS * CELLS_A_SLOT, gpu_layers, unified=unified)
+        seconds = await replay(python, settings, tokens, some)
+        say(f"  xllamacpp's server, kv_unified {unified}: {seconds:.1f} s for {len(some)} requests")
+        found.append((seconds, settings))
+        sweep.append({"kv_unified": unified, "cells": settings["n_ctx"], "requests": len(some), "seconds": seconds})
+    return min(found, key=lambda each: each[0])[1], sweep
 
 
 async def replay(python: str, settings: dict[str, Any], tokens: Tokens, asked: Sequence[Asked]) -> float:

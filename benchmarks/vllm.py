@@ -20,6 +20,7 @@ import json
 import os
 import re
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -217,11 +218,18 @@ def tokens_of(sent: Sequence[Sent], name: str) -> int:
 # ---- both
 
 
-async def measure(turns: int, trees: int, rounds: int) -> dict[str, Any]:
+def on_gpu() -> str:
+    """What the figure `gpu` says: which vLLM it was."""
+    code = "from importlib.metadata import version; print(version('vllm'))"
+    version = subprocess.run([str(PYTHON), "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    return f"not run: vLLM {version} is built for CPUs" if "+cpu" in version else f"run, on vLLM {version}"
+
+
+async def measure(turns: int, trees: int, rounds: int, dtype: str) -> dict[str, Any]:
     cache = Path(tempfile.gettempdir()) / "espalier-benchmarks"
     cache.mkdir(exist_ok=True)
     told = {**ENVIRONMENT, "VLLM_CPU_KVCACHE_SPACE": "4", "VLLM_SERVER_DEV_MODE": "1"}
-    entry = real_config(embedded_folder(cache), environment=told, permits=64, dtype="float32")
+    entry = real_config(embedded_folder(cache), environment=told, permits=64, dtype=dtype)
     model = VllmModel(NAME, entry)
     say("starting vLLM")
     await model.open()
@@ -285,11 +293,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer turns and trees; the server's start comes on top")
     parser.add_argument("--trees", type=int, default=2, help="played at once, a number")
+    parser.add_argument(
+        "--dtype", choices=["bfloat16", "float16", "float32"], default="bfloat16", help="of the weights"
+    )
     args = parser.parse_args()
     if not PYTHON.exists():
         raise SystemExit(MISSING)
     turns, trees, rounds = (2, 2, 1) if args.quick else (10, args.trees, 1)
-    figures = asyncio.run(measure(turns, trees, rounds))
+    figures = asyncio.run(measure(turns, trees, rounds, args.dtype))
     bars = [
         Bar("requests a second, against the same requests by bare aiohttp", figures["ratio"], at_least=0.9),
         Bar(
@@ -298,7 +309,8 @@ def main() -> int:
             at_least=0.9,
         ),
     ]
-    return finish("vllm", {"turns": turns, "trees": trees, "rounds": rounds, **figures}, bars)
+    told = {"turns": turns, "trees": trees, "rounds": rounds, "dtype": args.dtype, "gpu": on_gpu()}
+    return finish("vllm", {**told, **figures}, bars)
 
 
 if __name__ == "__main__":

@@ -182,7 +182,7 @@ class Need:
     """Read with logits, because a given reply is scored."""
     out: int = 0
     branches: int = 0
-    """Each re-reads one token, whose logits begin its answer."""
+    """Each may re-read one token, the prompt's last, whose logits begin its answer."""
     shared: int = 0
     """Tokens of prompts that were known already."""
     _root: dict[int, Any] = field(default_factory=dict, repr=False)
@@ -193,7 +193,8 @@ class Need:
         self.quiet += quiet
         self.shared += len(prompt) - quiet
         self.scored += sum(self._insert(path) for path in tokens.paths(asked)[1:])
-        self.branches += max(len(asked.scored), 1)
+        # Scored replies go on from one reading of the prompt's last token; answers each take it anew.
+        self.branches += asked.request.n if isinstance(asked.request, ChatRequest) and not asked.scored else 1
 
     def answer(self, tokens: Tokens, asked: Asked) -> None:
         self.out += asked.tokens_out

@@ -54,6 +54,11 @@ def start() -> None:
     api.llama_backend_init()
 
 
+def offloads() -> bool:
+    """Whether this build of llama.cpp can put layers on a GPU."""
+    return bool(api.llama_supports_gpu_offload())
+
+
 class NativeFailure(RuntimeError):
     """llama.cpp gave up in a way after which its state is unknown: the process must end."""
 

@@ -60,8 +60,12 @@ def add_turn(run: BuiltRun, judge: str, tree: int = 0, parent: Node | None = Non
     return good, bad
 
 
-def test_the_history_is_the_one_really_played(store: Store) -> None:
-    """Every message of the user is the one that was answered, and the reply in it is the one gone on from."""
+def test_a_history_repeats_no_opening_and_puts_no_winner_where_the_other_reply_was_played(store: Store) -> None:
+    """Two faults of the code that was released with the paper, in its SFT data.
+
+    It writes the opening as the user's message of every turn, and the preferred reply into every turn of the history,
+    also where the conversation went on from the other one.
+    """
     run, judge = make_run(store), make_judge(store)
     first = run.user(run.trees[0], "opening")
     good, bad = run.replies(first, "good 1", "bad 1")
@@ -80,7 +84,11 @@ def test_the_history_is_the_one_really_played(store: Store) -> None:
     assert [m.text for m in tree.path(4)] == ["opening", "bad 1", "second", "good second"]
 
 
-def test_each_winning_reply_is_a_target_once_and_no_user_text_is(store: Store) -> None:
+def test_an_early_reply_is_no_target_of_every_later_row_and_the_user_s_words_are_none(store: Store) -> None:
+    """The released SFT code makes a row of each prefix and learns all of its tokens.
+
+    So of ten turns the first reply is learnt ten times and the last one once, and with them what the user says.
+    """
     run, judge = make_run(store), make_judge(store)
     parent = None
     for number in range(4):
@@ -88,9 +96,11 @@ def test_each_winning_reply_is_a_target_once_and_no_user_text_is(store: Store) -
     (tree,) = select(store, ALL).trees
     assert [tree.messages[i].text for i in tree.targets] == [f"good {n}" for n in range(4)]
     assert len(set(tree.targets)) == 4
+    assert {tree.messages[i].speaker for i in tree.targets} == {"assistant"}
 
 
-def test_a_rejected_reply_is_a_whole_reply(store: Store) -> None:
+def test_a_rejected_reply_is_the_whole_text_and_no_single_character_of_it(store: Store) -> None:
+    """The released DPO code draws one element of what it takes for a list of replies, and is a text."""
     run, judge = make_run(store), make_judge(store)
     said = run.user(run.trees[0], "hello")
     good, bad = run.replies(said, "a good reply", "another one, and worse")

@@ -65,7 +65,8 @@ def test_tokens_and_masks_are_these() -> None:
     )
 
 
-def test_the_history_goes_on_from_what_was_played_not_from_what_won() -> None:
+def test_the_tokens_of_a_history_are_of_the_reply_that_was_played_not_of_the_one_that_won() -> None:
+    """The released SFT code puts the preferred reply into every turn, whichever the conversation went on from."""
     played = tree_of(
         (-1, "user", "hello"),
         (0, "assistant", "good"),
@@ -93,7 +94,8 @@ def test_an_untrained_reply_is_context() -> None:
     )
 
 
-def test_a_token_is_trained_once_however_deep_the_conversation() -> None:
+def test_a_token_is_trained_once_and_not_again_in_every_longer_prefix() -> None:
+    """The released SFT code learns the first reply of ten turns ten times, the last one once, and the user's words."""
     said: list[Said] = []
     for turn in range(10):
         said += [(2 * turn - 1, "user", "hello"), (2 * turn, "assistant", "good")]
@@ -103,13 +105,14 @@ def test_a_token_is_trained_once_however_deep_the_conversation() -> None:
     assert len(found.segments) == 20
 
 
-def test_rejected_replies_are_whole() -> None:
+def test_a_rejected_reply_is_all_of_its_tokens_and_not_one_character() -> None:
+    """The released DPO code rejects a single character, drawn from the text of the reply."""
     (found,) = tokenise([TWO_TURNS], reader()).trees
     assert found.segments[found.pairs[0].rejected].tokens == (7, END)
 
 
-def test_the_beginning_is_no_end_token_and_stands_once() -> None:
-    """Neither a BOS put in the EOS's place, nor two of them."""
+def test_a_prompt_begins_with_its_own_token_once_and_not_with_the_end_token() -> None:
+    """The released DPO code has the end token (EOS) stand for the beginning (BOS), so prompts begin with an end."""
     template = "{{ bos_token }}" + CHATML
     specials = ["<s>", "</s>", "<|im_start|>", "<|im_end|>"]
     both = TemplateReader(byte_tokenizer(template, specials, bos="<s>", eos="</s>", adds_bos=True))
@@ -121,12 +124,15 @@ def test_the_beginning_is_no_end_token_and_stands_once() -> None:
         assert found.segments[0].tokens[0] == bos
         assert tokens.count(bos) == 1
         assert each.shown([bos]) == "<s>"
+        assert bos != each.end
 
 
-def test_nothing_is_cut_off_unasked() -> None:
+def test_a_long_history_is_not_cut_to_its_last_tokens() -> None:
+    """The released DPO code sets no lengths, so TRL of its time keeps 128 tokens of a prompt once a row is over 512."""
     long = tree_of((-1, "user", "hello " * 5000), (0, "assistant", "good"), targets=[1])
     (found,) = tokenise([long], reader()).trees
     assert found.token_count == 10_000 + 8 + 2
+    assert within(found, 20_000) == found
 
 
 def test_text_of_control_tokens_stays_text() -> None:

@@ -48,6 +48,8 @@ PARTS = ("pairs", "targets", "trl", "memory")
 SHARE = {2: 0.95, 4: 0.8}
 """Of the token ratio, by candidates a turn: what packing has to turn into time."""
 TRL_TIMES = {2: 8.0, 4: 12.0}
+TRL_REPEATS = 2
+"""A step of TRL's takes minutes; each is followed and preceded by packed ones."""
 LIMIT = 16_384
 
 
@@ -200,6 +202,10 @@ class Took:
     clock: list[float] = field(default_factory=list)
     threads: list[float] = field(default_factory=list)
 
+    def add(self, clock: float, threads: float) -> None:
+        self.clock.append(clock)
+        self.threads.append(threads)
+
     def as_dict(self) -> dict[str, list[float]]:
         return {"s": [round(s, 2) for s in self.clock], "cpu_s": [round(s, 2) for s in self.threads]}
 
@@ -215,18 +221,15 @@ def in_turns(steps: dict[str, Callable[[], float]], repeats: int) -> dict[str, T
         for name, step in steps.items():
             began, began_cpu = time.perf_counter(), time.process_time()
             step()
-            taken[name].clock.append(time.perf_counter() - began)
-            taken[name].threads.append(time.process_time() - began_cpu)
+            taken[name].add(time.perf_counter() - began, time.process_time() - began_cpu)
             say(f"  {repeat + 1}/{repeats} {name}: {taken[name].clock[-1]:.1f} s")
     return taken
 
 
-def measure_pairs(
-    folder: Path, turns: int, repeats: int, which: Sequence[int]
-) -> tuple[dict[str, Any], list[Bar], dict[int, float]]:
-    """Packed DPO steps against the bare loop; seconds of a packed step by candidates."""
+def measure_pairs(folder: Path, turns: int, repeats: int, which: Sequence[int]) -> tuple[dict[str, Any], list[Bar]]:
+    """Packed DPO steps against the bare loop."""
     plain, trees = policy(folder), tree_policy(folder)
-    figures, bars, packed_s = {}, [], {}
+    figures, bars = {}, []
     for candidates in which:
         tree = conversation(turns, candidates)
         (sequence,) = pack([tree], "dpo", LIMIT)
@@ -245,7 +248,6 @@ def measure_pairs(
         flattened = sum(len(tree.row(side)) for pair in tree.pairs for side in (pair.chosen, pair.rejected))
         ratio = flattened / tree.token_count
         faster = flat.median / packed.median
-        packed_s[candidates] = packed.median
         figures[f"{candidates} candidates"] = {
             "tokens_flat": flattened,
             "tokens_packed": tree.token_count,
@@ -259,7 +261,7 @@ def measure_pairs(
         }
         name = f"DPO, {candidates} candidates: times faster than flattened pairs"
         bars.append(Bar(name, faster, at_least=round(SHARE[candidates] * ratio, 1)))
-    return figures, bars, packed_s
+    return figures, bars
 
 
 def best_batch(model: Any, tree: TokenTree, candidates: int) -> int:
@@ -307,8 +309,8 @@ def measure_targets(folder: Path, turns: int, repeats: int) -> tuple[dict[str, A
     return figures, bars
 
 
-def measure_trl(folder: Path, turns: int, packed_s: dict[int, float]) -> tuple[dict[str, Any], list[Bar]]:
-    """TRL's DPOTrainer: a sweep of settings over a short tree, then the best of them over the whole one."""
+def measure_trl(folder: Path, turns: int, repeats: int, which: Sequence[int]) -> tuple[dict[str, Any], list[Bar]]:
+    """TRL's DPOTrainer: a sweep of settings over a short tree, then the best of them in turns with packed steps."""
     figures: dict[str, Any] = {}
     bars = []
     swept: dict[str, float] = {}
@@ -323,11 +325,20 @@ def measure_trl(folder: Path, turns: int, packed_s: dict[int, float]) -> tuple[d
         say(f"  TRL {setting}: {done['seconds']:.1f} s a tree of {min(turns, 3)} turns {done['note']}")
     best = json.loads(min(swept, key=lambda key: swept[key]))
     figures["trl_sweep_s"] = {key: round(value, 2) for key, value in swept.items()}
-    for candidates in packed_s:
-        seconds = child("trl", folder, turns=turns, candidates=candidates, **best)["seconds"]
-        faster = seconds / packed_s[candidates]
-        say(f"  TRL, best setting, {candidates} candidates: {seconds:.1f} s a tree, {faster:.1f} times as long")
-        figures[f"trl, {candidates} candidates"] = {"seconds": round(seconds, 1), "setting": best}
+    for candidates in which:
+        taken = trl_in_turns(folder, turns, candidates, best, min(repeats, TRL_REPEATS))
+        packed, trl = taken["packed"], taken["TRL"]
+        each = [theirs / ours for theirs, ours in zip(trl.clock, packed.clock, strict=True)]
+        faster = trl.median / packed.median
+        spread = f"{min(each):.1f} to {max(each):.1f}"
+        say(f"  TRL, best setting, {candidates} candidates: {faster:.1f} times as long ({spread})")
+        figures[f"trl, {candidates} candidates"] = {
+            "setting": best,
+            "trl": trl.as_dict(),
+            "packed": packed.as_dict(),
+            "times_faster": round(faster, 2),
+            "times_faster_of_each": [round(times, 2) for times in each],
+        }
         bars.append(
             Bar(
                 f"DPO, {candidates} candidates: times faster than TRL's DPOTrainer",
@@ -336,6 +347,21 @@ def measure_trl(folder: Path, turns: int, packed_s: dict[int, float]) -> tuple[d
             )
         )
     return figures, bars
+
+
+def trl_in_turns(folder: Path, turns: int, candidates: int, setting: dict[str, Any], repeats: int) -> dict[str, Took]:
+    """Steps of TRL's trainer and packed ones, one after the other; TRL's are timed within a process of their own."""
+    trees = tree_policy(folder)
+    (sequence,) = pack([conversation(turns, candidates)], "dpo", LIMIT)
+    packed_step(trees, sequence, "dpo")
+    found = {"packed": Took(), "TRL": Took()}
+    for _ in range(repeats):
+        packed = in_turns({"packed": lambda: packed_step(trees, sequence, "dpo")}, 1)["packed"]
+        theirs = child("trl", folder, turns=turns, candidates=candidates, **setting)
+        found["packed"].add(packed.clock[0], packed.threads[0])
+        found["TRL"].add(theirs["seconds"], theirs["cpu_seconds"])
+        say(f"  TRL: {theirs['seconds']:.1f} s")
+    return found
 
 
 def trl_child(folder: Path, given: dict[str, Any]) -> dict[str, Any]:
@@ -359,10 +385,14 @@ def trl_child(folder: Path, given: dict[str, Any]) -> dict[str, Any]:
             bf16=False,
             max_steps=1,
         )
-        began = time.perf_counter()
+        began, began_cpu = time.perf_counter(), time.process_time()
         trainer.train()
-        seconds = time.perf_counter() - began
-    return {"seconds": seconds, "note": "(padding-free falls back to padding)" if given["padding_free"] else ""}
+        seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - began_cpu
+    return {
+        "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
+        "note": "(padding-free falls back to padding)" if given["padding_free"] else "",
+    }
 
 
 def measure_memory(
@@ -480,9 +510,8 @@ def main() -> int:
 def run(folder: Path, given: argparse.Namespace) -> int:
     figures: dict[str, Any] = {"turns": given.turns, "threads": torch.get_num_threads()}
     bars: list[Bar] = []
-    packed_s: dict[int, float] = {}
-    if "pairs" in given.only or "trl" in given.only:
-        found, more, packed_s = measure_pairs(folder, given.turns, given.repeats, given.candidates)
+    if "pairs" in given.only:
+        found, more = measure_pairs(folder, given.turns, given.repeats, given.candidates)
         figures |= found
         bars += more
     if "targets" in given.only:
@@ -498,7 +527,7 @@ def run(folder: Path, given: argparse.Namespace) -> int:
         if given.plot:
             plot(found["growth_mb"], given.plot)
     if "trl" in given.only:
-        found, more = measure_trl(folder, given.turns, packed_s)
+        found, more = measure_trl(folder, given.turns, given.repeats, given.candidates)
         figures |= found
         bars += more
     return finish("training", figures, bars)

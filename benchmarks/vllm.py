@@ -234,8 +234,8 @@ async def measure(turns: int, trees: int, rounds: int, dtype: str) -> dict[str, 
     say("starting vLLM")
     await model.open()
     try:
-        assert model._serving is not None
-        http = model._serving.result().http
+        assert model._serving.running is not None
+        http = model._serving.running.http
         results = [await one_round(model, http, entry, turns, trees, number) for number in range(rounds)]
     finally:
         await model.close()

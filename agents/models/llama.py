@@ -37,7 +37,7 @@ from agents.models.protocol import (
     ScoreRequest,
     Usage,
 )
-from agents.models.restarts import Restarts
+from agents.models.restarts import Child, Restarts
 from agents.models.settings import ADAPTER_BASE, ModelSettings
 from agents.models.weights import INSTALL, Weights, locate
 
@@ -151,8 +151,8 @@ class LlamaModel:
         self.config = config
         self._adapters = adapters or FoldersOnly()
         self._identity: ModelIdentity | None = None
-        self._worker: asyncio.Task[WorkerProcess] | None = None
-        self._restarts = Restarts(f"the llama worker of model {name!r}", config.max_restarts)
+        restarts = Restarts(f"the llama worker of model {name!r}", config.max_restarts)
+        self._worker: Child[WorkerProcess] = Child(name, restarts)
         self._open = False
 
     @property
@@ -175,11 +175,11 @@ class LlamaModel:
     @property
     def pid(self) -> int | None:
         """The child's process id while one is alive."""
-        worker = self._running()
+        worker = self._worker.running
         return worker.pid if worker else None
 
     async def open(self) -> None:
-        if self._worker is None:
+        if not self._worker.wanted:
             self._identity = None
         self._open = True
         try:
@@ -221,7 +221,7 @@ class LlamaModel:
 
     async def counters(self) -> dict[str, float] | None:
         """What the child counts, as `Scheduler.figures` names it; None while there is no child."""
-        worker = self._running()
+        worker = self._worker.running
         told: dict[str, float] | None = await worker.ask("figures", {}) if worker else None
         return told
 
@@ -243,13 +243,9 @@ class LlamaModel:
 
     async def close(self) -> None:
         self._open = False
-        starting, self._worker = self._worker, None
-        if starting is None:
-            return
-        starting.cancel()
-        [result] = await asyncio.gather(starting, return_exceptions=True)
-        if isinstance(result, WorkerProcess):
-            await result.stop()
+        worker = await self._worker.take()
+        if worker is not None:
+            await worker.stop()
 
     async def _ask(self, op: str, body: Mapping[str, Any], on_delta: OnDelta | None = None) -> Any:
         worker = await self._ready()
@@ -257,24 +253,12 @@ class LlamaModel:
 
     # Starting and starting again
 
-    def _running(self) -> WorkerProcess | None:
-        task = self._worker
-        if task is None or not task.done() or task.cancelled() or task.exception() is not None:
-            return None
-        return task.result() if task.result().alive else None
-
     async def _ready(self) -> WorkerProcess:
-        """The living child; starts one if there is none. A caller's cancelling does not stop the start."""
         if not self._open:
             raise ModelFailure("setup", f"the model {self.name!r} is not open")
-        if self._worker is None or (self._worker.done() and self._running() is None):
-            if self._worker is not None:
-                self._restarts.count(asyncio.get_running_loop().time())
-            self._worker = asyncio.create_task(self._start(), name=f"start of model {self.name}")
-            self._worker.add_done_callback(_retrieve)
-        return await asyncio.shield(self._worker)
+        return await self._worker.ready(self._start)
 
-    async def _start(self) -> WorkerProcess:
+    async def _start(self, _: WorkerProcess | None) -> WorkerProcess:
         weights = await asyncio.to_thread(locate, self.config.path)
         adapter = await asyncio.to_thread(self._lora, weights)
         worker = await WorkerProcess.spawn()
@@ -317,12 +301,6 @@ class LlamaModel:
         elif worker.last_words:
             words = f"{words}\n{worker.last_words}"
         return ModelFailure("setup", f"model {self.name!r} ({self.config.path}) cannot be loaded: {words}")
-
-
-def _retrieve(task: asyncio.Task[WorkerProcess]) -> None:
-    """The failure of a start is told to those who wait for it; if nobody does, asyncio must not complain."""
-    if not task.cancelled():
-        task.exception()
 
 
 def _pairs(messages: Sequence[Message]) -> list[list[str]]:

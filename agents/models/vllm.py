@@ -54,7 +54,7 @@ from agents.models.protocol import (
     ScoreRequest,
     Usage,
 )
-from agents.models.restarts import Restarts
+from agents.models.restarts import Child, Restarts
 from agents.models.settings import ADAPTER_BASE, ModelSettings
 from agents.models.vllm_metrics import figures_in
 from agents.models.vllm_server import HOST, ServerProcess, free_port, server_environment
@@ -203,10 +203,11 @@ class VllmModel:
         self._folder: ModelFolder | None = None
         self._adapter: AdapterFolder | None = None
         self._parts: PartsReader | None = None
-        self._serving: asyncio.Task[Serving] | None = None
+        restarts = Restarts(f"the vLLM server of model {name!r}", config.max_restarts)
+        # A server that was started by hand is not ours to count the ends of.
+        self._serving: Child[Serving] = Child(name, restarts if config.endpoint is None else None)
         self._by_hand: Http | None = None
         """The way to a server that was started by hand."""
-        self._restarts = Restarts(f"the vLLM server of model {name!r}", config.max_restarts)
         self._ending = asyncio.Lock()
         """Held while a server ends: two at once do not fit a GPU."""
         self._known: OrderedDict[str, array[int]] = OrderedDict()
@@ -220,14 +221,14 @@ class VllmModel:
 
     @property
     def capabilities(self) -> Capabilities:
-        running = self._running()
+        running = self._serving.running
         context = running.context if running else self.config.context
         return Capabilities(score=True, choice_logprobs=True, json_schema=True, context=context)
 
     @property
     def pid(self) -> int | None:
         """The server's process id while one that was started here is alive."""
-        running = self._running()
+        running = self._serving.running
         return running.process.pid if running and running.process else None
 
     async def open(self) -> None:
@@ -237,7 +238,7 @@ class VllmModel:
         if self._adapter is not None:
             check_base(self._adapter, self._folder.digest, config.adapter_base)
         self._parts = PartsReader(self._folder.template, self._folder.specials)
-        if self._serving is None:
+        if not self._serving.wanted:
             self._identity = None
         self._open = True
         try:
@@ -292,7 +293,7 @@ class VllmModel:
 
     async def figures(self) -> Figures | None:
         """What the server shows at /metrics; None while there is none, or where it shows nothing."""
-        serving = self._running()
+        serving = self._serving.running
         if serving is None:
             return None
         endpoint = serving.http.endpoints[0]
@@ -404,9 +405,9 @@ class VllmModel:
             if serving.process is not None and _broke(failure) and await serving.process.ended_soon():
                 raise serving.process.obituary() from failure
             if serving.process is None and _broke(failure):
-                self._forget(serving)
+                self._serving.forget(serving)
             if serving.process is None and serving.adapted and failure.status == _NOT_FOUND:
-                self._forget(serving)
+                self._serving.forget(serving)
                 raise ModelFailure("unavailable", f"the adapter is not served any more: {failure.message}") from failure
             raise
         except RuntimeError as error:
@@ -422,45 +423,23 @@ class VllmModel:
 
     # Starting and starting again
 
-    def _running(self) -> Serving | None:
-        task = self._serving
-        if task is None or not task.done() or task.cancelled() or task.exception() is not None:
-            return None
-        return task.result() if task.result().alive else None
-
     async def _ready(self) -> Serving:
-        """The living server; starts one if there is none. A caller's cancelling does not stop the start."""
         if not self._open:
             raise ModelFailure("setup", f"the model {self.name!r} is not open")
-        if self._serving is None or (self._serving.done() and self._running() is None):
-            ended = self._serving
-            if ended is not None and self.config.endpoint is None:
-                self._restarts.count(asyncio.get_running_loop().time())
-            self._serving = asyncio.create_task(self._begin(ended), name=f"start of model {self.name}")
-            self._serving.add_done_callback(_retrieve)
-        return await asyncio.shield(self._serving)
+        return await self._serving.ready(self._begin)
 
-    async def _begin(self, ended: asyncio.Task[Serving] | None) -> Serving:
-        if ended is not None and not ended.cancelled() and ended.exception() is None and self.config.endpoint is None:
-            await ended.result().end()
+    async def _begin(self, ended: Serving | None) -> Serving:
+        if ended is not None and ended.process is not None:
+            await ended.end()
         async with self._ending:
             pass
         return await (self._start() if self.config.endpoint is None else self._connect(self.config.endpoint))
 
     async def _end(self) -> None:
-        beginning, self._serving = self._serving, None
-        if beginning is None:
-            return
-        beginning.cancel()
-        [result] = await asyncio.gather(beginning, return_exceptions=True)
-        if isinstance(result, Serving):
+        serving = await self._serving.take()
+        if serving is not None:
             async with self._ending:
-                await result.end()
-
-    def _forget(self, serving: Serving) -> None:
-        """Let the next request find out anew what is served: a server that came back has no adapter."""
-        if self._running() is serving:
-            self._serving = None
+                await serving.end()
 
     async def _start(self) -> Serving:
         python = shutil.which(self.config.python)
@@ -627,9 +606,3 @@ def _logprob_of(after: Mapping[str, Any], token: int) -> float:
             "unsupported", "the server does not tell the log-probabilities of given tokens: vLLM 0.32 does"
         )
     return float(value)
-
-
-def _retrieve(task: asyncio.Task[Serving]) -> None:
-    """The failure of a start is told to those who wait for it; if nobody does, asyncio must not complain."""
-    if not task.cancelled():
-        task.exception()

@@ -68,8 +68,8 @@ async def adapted(folder: Path, adapter: Path) -> AsyncIterator[VllmModel]:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def model(folder: Path, adapted: VllmModel) -> AsyncIterator[VllmModel]:
     """The base model, asked of the same server as of one that was started by hand."""
-    assert adapted._serving is not None
-    http = adapted._serving.result().http
+    assert adapted._serving.running is not None
+    http = adapted._serving.running.http
     os.environ["VLLM_TEST_KEY"] = http._key
     opened = VllmModel("base", real_config(folder, endpoint=http.endpoints[0].url, api_key_env="VLLM_TEST_KEY"))
     await opened.open()

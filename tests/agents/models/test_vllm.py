@@ -222,8 +222,8 @@ async def test_an_adapter_of_the_output_layer_is_refused(folder: Path, tmp_path:
 @asynccontextmanager
 async def by_hand_of(host: VllmModel, folder: Path, adapter: Path) -> AsyncIterator[tuple[VllmModel, Http]]:
     """A model with an adapter at the server of another, which did not start it, and the way to that server."""
-    assert host._serving is not None
-    http = host._serving.result().http
+    assert host._serving.running is not None
+    http = host._serving.running.http
     os.environ["HAND_KEY"] = http._key
     url = f"{http.endpoints[0].url}/v1"
     model = VllmModel("by-hand", fake_config(folder, endpoint=url, api_key_env="HAND_KEY", adapter=str(adapter)))
@@ -264,8 +264,8 @@ async def test_a_server_started_by_hand_is_asked_and_left_as_it_was(folder: Path
 async def test_a_server_of_another_model_is_refused(folder: Path, tmp_path: Path) -> None:
     other = model_folder(tmp_path / "other", b"others")
     async with opened(folder) as host:
-        assert host._serving is not None
-        serving = host._serving.result()
+        assert host._serving.running is not None
+        serving = host._serving.running
         os.environ["HAND_KEY"] = serving.http._key
         url = serving.http.endpoints[0].url
         try:
@@ -309,9 +309,9 @@ async def test_a_folder_that_is_none_is_named(tmp_path: Path) -> None:
 
 async def test_the_key_is_in_the_environment_alone(folder: Path) -> None:
     async with opened(folder) as model:
-        assert model._serving is not None
+        assert model._serving.running is not None
         assert model.pid is not None
-        key = model._serving.result().http._key
+        key = model._serving.running.http._key
         server = psutil.Process(model.pid)
         supervisor = server.parent()
         assert supervisor is not None

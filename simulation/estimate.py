@@ -82,6 +82,26 @@ def estimate(cast: Cast, personas: Sequence[Persona]) -> Estimate:
     return Estimate((*rows, _total(rows)), branching_in_words(config.branching, replies), played)
 
 
+SIDE_BY_SIDE = 4
+"""How many times as many tokens a model writes when many answers are written at once, at most."""
+READING = 3
+"""How many times as fast prompts are read as one answer is written, at least."""
+
+
+def seconds_by_rate(total: Row, tokens_per_s: float) -> tuple[float, float]:
+    """Seconds of so much work by a model that writes one answer at this rate.
+
+    From everything shared and written side by side to nothing shared and one answer after the other.
+    """
+    low = total.tokens_out[0] / (SIDE_BY_SIDE * tokens_per_s)
+    return low, total.tokens_out[1] / tokens_per_s + total.tokens_in[1] / (READING * tokens_per_s)
+
+
+def seconds_by_tree(seconds: float, trees: int) -> tuple[float, float]:
+    """Seconds of so many trees where one alone took this long: alone it leaves a model room for others beside it."""
+    return max(seconds, seconds * trees / SIDE_BY_SIDE), seconds * trees
+
+
 def levels(branching: BranchingConfig, turns: int, replies: int) -> list[int]:
     """How many turns of each depth one tree has when every turn has this many different replies."""
     counts, ends = [], 1

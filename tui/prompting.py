@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from trees.errors import NotFound
@@ -28,21 +29,46 @@ def show_prompts(store: Store, row: TreeRow, node_id: str, *, as_json: bool) -> 
             hint="Name one that a model wrote.",
         )
     if as_json:
-        say_json([_as_dict(use, messages) for use, messages in found])
+        say_json([_as_dict(use, messages, tokens) for use, messages, tokens in found])
         return
-    for use, messages in found:
-        say(f"== {use.role}, {use.purpose}, prompt version {use.prompt_id[:8]}, call {use.call_id[:8]}")
+    for use, messages, tokens in found:
+        say(f"== {use.role}, {use.purpose}, prompt version {use.prompt_id[:8]}, call {use.call_id[:8]}, {tokens}")
         for message in messages:
             say(f"[{message.role}]\n{message.content}\n")
 
 
-def rendered(store: Store, row: TreeRow, node_id: str) -> list[tuple[Use, tuple[Message, ...]]]:
-    """The prompts of a message with what they were for, as they were sent. Raises NotFound."""
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """What a call took; None where the backend does not tell."""
+
+    read: int | None
+    reused: int | None
+    """Of those read, what the backend had in its cache."""
+    written: int | None
+
+    def __str__(self) -> str:
+        if self.read is None:
+            return "tokens unknown"
+        reused = f" ({self.reused} of them reused)" if self.reused else ""
+        return f"{self.read} tokens read{reused}, {self.written or 0} written"
+
+
+Rendered = tuple["Use", "tuple[Message, ...]", Tokens]
+"""What a prompt was for, its messages, and what the call took."""
+
+
+def rendered(store: Store, row: TreeRow, node_id: str) -> list[Rendered]:
+    """The prompts of a message with what they were for, as they were sent, and what they took. Raises NotFound."""
     from agents.rerender import Rerender
 
     render = Rerender(store)
     pairs = [(use, render.messages(use)) for use in _uses(store, row, node_id)]
-    return [(use, messages) for use, messages in pairs if messages is not None]
+    return [(use, messages, _tokens(store, use.call_id)) for use, messages in pairs if messages is not None]
+
+
+def _tokens(store: Store, call_id: str) -> Tokens:
+    rows = store.rows("SELECT tokens_in, tokens_cached, tokens_out FROM calls WHERE id = ?", (call_id,))
+    return Tokens(*rows[0]) if rows else Tokens(None, None, None)
 
 
 def _uses(store: Store, row: TreeRow, node_id: str) -> list[Use]:
@@ -56,12 +82,13 @@ def _uses(store: Store, row: TreeRow, node_id: str) -> list[Use]:
     return [use_from_row(found) for found in store.rows(uses, (row.id, node_id, *place[0]))]
 
 
-def _as_dict(use: Use, messages: tuple[Message, ...]) -> dict[str, Any]:
+def _as_dict(use: Use, messages: tuple[Message, ...], tokens: Tokens) -> dict[str, Any]:
     return {
         "call": use.call_id,
         "role": use.role,
         "purpose": use.purpose,
         "prompt": use.prompt_id,
         "epoch": use.epoch,
+        "tokens": asdict(tokens),
         "messages": [{"role": message.role, "content": message.content} for message in messages],
     }

@@ -118,8 +118,8 @@ SCREENS: dict[str, Callable[[], Screen[None]]] = {
 }
 
 
-class EspalierApp(App[None]):
-    """The whole app."""
+class EspalierApp(App[Path]):
+    """The whole app. It returns the store that is to be opened next, if any."""
 
     TITLE = "espalier"
     MODES: ClassVar[dict[str, Any]] = SCREENS
@@ -216,7 +216,7 @@ class EspalierApp(App[None]):
 
     async def on_unmount(self) -> None:
         if not self.start.fresh:
-            kept = replace(self._remembered, theme=self.theme, mode=self.current_mode)
+            kept = self._remembered.after(self.store_path, self.theme, self.current_mode)
             files.write_state(files.folder() / "state.toml", kept)
         self.pages.close()
         self.figures.close()
@@ -277,6 +277,11 @@ class EspalierApp(App[None]):
         self._pulse_timer.stop()
         self._pulse_timer = self.set_interval(seconds, self.look)
 
+    def other_stores(self) -> list[str]:
+        """Stores that were looked at before and are still there, the latest first."""
+        others = [each for each in self._remembered.stores if each != str(self.store_path)]
+        return [each for each in others if Path(each).is_file()]
+
     def line_of(self, run_id: str | None) -> RunLine | None:
         """How a run stood at the last beat."""
         return next((line for line in self.runs if line.id == run_id), None)
@@ -314,8 +319,15 @@ class EspalierApp(App[None]):
 
         _: Worker[None] = self.run_worker(partial(unless_gone, self, guarded), group="children")
 
-    async def have_done(self, what: str, *arguments: str, quiet: bool = False, on_line: OnLine | None = None) -> Ended:
-        """Have the command line do something with this store; what it is stands on top meanwhile.
+    async def have_done(
+        self,
+        what: str,
+        *arguments: str,
+        quiet: bool = False,
+        on_line: OnLine | None = None,
+        store: Path | None = None,
+    ) -> Ended:
+        """Have the command line do something with this store, or another; what it is stands on top meanwhile.
 
         A failure is told in the corner unless it is `quiet`: whoever asks tells it then. `on_line` takes what it prints
         for programs, line by line.
@@ -325,7 +337,7 @@ class EspalierApp(App[None]):
         self.at_work[number] = what
         self.show_pill()
         try:
-            ended = await command_line([*arguments, "--store", str(self.store_path)], on_line)
+            ended = await command_line([*arguments, "--store", str(store or self.store_path)], on_line)
         finally:
             del self.at_work[number]
             self.show_pill()
@@ -490,5 +502,7 @@ def known_bindings() -> set[str]:
 
 
 def run(start: Start) -> None:
-    """Run the app until it is left."""
-    EspalierApp(start).run()
+    """Run the app until it is left. Another store that is gone to has an app of its own."""
+    wanted: Path | None = start.store
+    while wanted is not None:
+        wanted = EspalierApp(replace(start, store=wanted)).run()

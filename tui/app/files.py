@@ -9,15 +9,21 @@ Invariant: a file that is missing or broken never keeps the app from starting; w
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 _NEVER = frozenset({"ctrl+i", "ctrl+j", "ctrl+m", "ctrl+h", "tab", "enter", "escape"})
 """Keys that a terminal cannot tell from others, or that every screen needs."""
+
+
+RECENT = 9
+"""Stores that are remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +32,13 @@ class State:
 
     theme: str = "textual-dark"
     mode: str = "home"
+    stores: tuple[str, ...] = ()
+    """Stores that were looked at, the latest first."""
+
+    def after(self, store: Path, theme: str, mode: str) -> State:
+        """What is remembered once a store was looked at under a theme and a screen."""
+        others = [each for each in self.stores if each != str(store)]
+        return State(theme, mode, tuple([str(store), *others][:RECENT]) if store.is_file() else self.stores)
 
 
 def folder() -> Path:
@@ -38,14 +51,19 @@ def read_state(path: Path) -> State:
     """What was remembered; the defaults where nothing usable was."""
     with contextlib.suppress(OSError, ValueError):
         kept = tomllib.loads(path.read_text(encoding="utf-8"))
-        known = {key: value for key, value in kept.items() if key in State.__slots__ and isinstance(value, str)}
-        return replace(State(), **known)
+        known: dict[str, Any] = {
+            key: value for key, value in kept.items() if key in ("theme", "mode") and isinstance(value, str)
+        }
+        stores = kept.get("stores", [])
+        named = tuple(each for each in stores if isinstance(each, str)) if isinstance(stores, list) else ()
+        return replace(State(), stores=named, **known)
     return State()
 
 
 def write_state(path: Path, state: State) -> None:
     """Remember. A folder that cannot be written to is no reason to bother anybody."""
-    lines = [f'{key} = "{value}"' for key, value in asdict(state).items()]
+    # JSON's strings and lists of strings are TOML's too.
+    lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in asdict(state).items()]
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")

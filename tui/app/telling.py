@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 
-from agents.models.protocol import Message
 from trees.store import Store
-from trees.values import Judgement, Node, Presentation, Use, Verdict
+from trees.values import Judgement, Node, Presentation, Verdict
 from tui.app.notes import Notes
 from tui.app.opened import Opened
 from tui.canonical import full_tree
 from tui.draw import Line, Look, Span, mark_of, score_of
+from tui.prompting import Rendered
 from tui.sanitise import visible
 
 BLANK: Line = ()
@@ -145,12 +145,12 @@ def persona(opened: Opened, node_id: str) -> list[Line]:
     return lines
 
 
-def prompts(found: Sequence[tuple[Use, tuple[Message, ...]]]) -> list[Line]:
-    """What was asked for a message, word for word."""
+def prompts(found: Sequence[Rendered]) -> list[Line]:
+    """What was asked for a message, word for word, and the tokens that it took."""
     lines: list[Line] = []
-    for use, messages in found:
+    for use, messages, tokens in found:
         head = f"{visible(use.role)}, {visible(use.purpose)}  prompt {use.prompt_id[:8]}  call {use.call_id[:8]}"
-        lines.append((Span(head, "bold"),))
+        lines += [(Span(head, "bold"),), (Span(str(tokens), "dim"),)]
         for message in messages:
             lines.append((Span(f"[{message.role}]", "bold cyan"),))
             lines += [(Span(line),) for line in visible(message.content, longest=None).splitlines()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -108,3 +109,20 @@ async def test_the_palette_does_what_the_pane_can_do(opening: Opening) -> None:
         await driven.press(*"order")
         await driven.press("enter", "enter")
         await driven.until(lambda: screen.index.order != "place", "the trees are ordered otherwise")
+
+
+@pytest.mark.usefixtures("run_id")
+async def test_a_store_that_was_looked_at_before_can_be_opened(
+    opening: Opening, store_path: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / 'an "other" ☂.db'
+    shutil.copy(store_path, other)
+    kept = tmp_path / "state.toml"
+    files.write_state(kept, files.State().after(other, "textual-dark", "home").after(tmp_path / "gone.db", "", ""))
+    async with opening(120, 40) as driven:
+        driven.app._remembered = files.read_state(kept)
+        await driven.press("r")
+        await driven.press("o")
+        await driven.until(lambda: "Which store?" in driven.text(), "it asks which")
+        await driven.press("enter")
+    assert driven.app.return_value == other

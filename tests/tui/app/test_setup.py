@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from textual.widgets import Input, TextArea
+from textual.widgets import Input, Static, TextArea
 
 from simulation.quickstart import quickstart
 from tests.support.screens import Driven
@@ -166,3 +167,21 @@ def test_a_word_that_looks_like_a_number_stays_a_word_where_one_is_meant() -> No
     assert "permits" not in form.changed(
         form.changed(CONFIG, ("models", "s", "permits"), "4"), ("models", "s", "permits"), ""
     )
+
+
+async def test_a_dry_run_plays_one_tree_that_is_not_kept_and_tells_the_time(
+    opening: Opening, store_path: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "quickstart.toml"
+    file.write_text(
+        'name = "dry"\nturns = 2\n[models.scripted]\nkind = "scripted"\n[personas]\ncount = 4\n[responders.plain]\n',
+        encoding="utf-8",
+    )
+    async with opening(180, 60, mode="setup") as driven:
+        screen = driven.screen
+        told = screen.query_one("#told", Static)
+        await driven.until(lambda: "D plays one tree" in str(told.content), "no time is known yet")
+        await driven.press("D")
+        await driven.until(lambda: "one tree took" in str(told.content), "a tree was played")
+        assert "turn 2" in str(told.content)
+    assert not os.path.exists(store_path)  # noqa: ASYNC240 - nothing else is going on

@@ -16,6 +16,7 @@ from textual.content import Content
 from textual.widgets import DataTable, Static
 
 from tui.app.content import Cell, flat, pill, safe, styled
+from tui.app.dialogs import Choice
 from tui.app.frame import Mode, Pane, Table
 from tui.app.standing import RunLine, ago, next_step
 from tui.console import count
@@ -49,6 +50,7 @@ class HomeScreen(Mode):
         Binding("R", "resume", "Resume", id="home.resume"),
         Binding("q", "quickstart", "Quickstart", id="home.quickstart"),
         Binding("ctrl+n", "app.go('setup')", "New run", id="home.new"),
+        Binding("o", "other_store", "Other store", show=False, id="home.store"),
     ]
 
     def panes(self) -> ComposeResult:
@@ -117,7 +119,9 @@ class HomeScreen(Mode):
         path = self.main.store_path
         size = count(path.stat().st_size) if path.is_file() else "0"
         shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-        return [styled(("store", "bold")), safe(f"{shown}  {size} bytes")]
+        others = self.main.other_stores()
+        told = [Content(), styled(("o opens another", "muted")), *(safe(one) for one in others)] if others else []
+        return [styled(("store", "bold")), safe(f"{shown}  {size} bytes"), *told]
 
     def copied(self) -> str | None:
         return self.query_one(Table).at
@@ -125,6 +129,17 @@ class HomeScreen(Mode):
     def action_open(self) -> None:
         if (run_id := self.query_one(Table).at) is not None:
             self.main.choose_run(run_id)
+
+    def action_other_store(self) -> None:
+        others = self.main.other_stores()
+        if not others or self.main.start.server is not None:
+            self.main.tell("no other store was looked at before; espalier --store FILE opens one")
+            return
+        self.main.push_screen(Choice("Which store? Runs that are being played here go on.", others), self._leave_for)
+
+    def _leave_for(self, store: str | None) -> None:
+        if store is not None:
+            self.main.exit(Path(store))
 
     def action_resume(self) -> None:
         line = self.main.line_of(self.query_one(Table).at)

@@ -7,6 +7,8 @@ Invariant: Start says why it cannot be had, and what starts is what the file say
 
 from __future__ import annotations
 
+import asyncio
+import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -19,14 +21,17 @@ from textual.content import Content
 from textual.timer import Timer
 from textual.widgets import DataTable, Static, TextArea
 
+from simulation.estimate import Row, seconds_by_rate, seconds_by_tree
 from trees.errors import StoreMissing
+from trees.jobs import events
 from trees.store import Store
 from tui.app import form
-from tui.app.content import Cell, flat, safe, styled
+from tui.app.content import Cell, drawn, flat, safe, styled
 from tui.app.dialogs import Choice, Line, Question
 from tui.app.form import Field, Reading
 from tui.app.frame import Editor, Mode, Pane, Table
-from tui.console import count
+from tui.console import count, duration
+from tui.draw import Look, draw_tree
 from tui.sanitise import one_line
 
 FILE = Path("quickstart.toml")
@@ -85,6 +90,12 @@ class SetupScreen(Mode):
         self.fields: list[Field] = []
         self._typing: Timer | None = None
         self._tested: dict[str, str] = {}
+        self._rates: dict[str, float] = {}
+        """Tokens a second that models wrote when they were tested."""
+        self._tree: Content | None = None
+        """The tree of the last dry run, drawn."""
+        self._tree_s: float | None = None
+        """How long it took to play, in seconds."""
 
     def panes(self) -> ComposeResult:
         with Horizontal():
@@ -186,9 +197,21 @@ class SetupScreen(Mode):
                     f"{row.role:<18} {_range(calls):>13} calls  {_range(read):>13} read  {_range(written):>13} written"
                 )
             )
+        told += [safe(line) for line in self._times(guess.rows[-1], config.personas.count)]
         told += [safe(f"model {name}: {said}") for name, said in self._tested.items()]
+        told += [Content(), self._tree] if self._tree is not None else []
         self.pane("check").clear()
         self.query_one("#told", Static).update(Content("\n").join(told))
+
+    def _times(self, total: Row, people: int) -> list[str]:
+        """How long it would take, by what was measured here: a tree that was played, else the models' own rates."""
+        if self._tree_s is not None:
+            low, high = seconds_by_tree(self._tree_s, people)
+            return [f"time {duration(low)} to {duration(high)}: one tree took {duration(self._tree_s)}"]
+        if self._rates:
+            low, high = seconds_by_rate(total, min(self._rates.values()))
+            return [f"time {duration(low)} to {duration(high)}, by the slowest model's rate; D plays one tree"]
+        return ["time: t measures the models, D plays one tree"]
 
     def _show_start(self) -> None:
         why = form.why_not(self.reading, self.file)
@@ -337,6 +360,8 @@ class SetupScreen(Mode):
             )
             try:
                 self._tested[name] = _in_words(ended.document)
+                if rate := ended.document["chat"].get("tokens_per_s"):
+                    self._rates[name] = float(rate)
             except ValueError:
                 self._tested[name] = ended.reason
         self._read_now()
@@ -346,13 +371,16 @@ class SetupScreen(Mode):
             self.main.set_to_work(partial(self._dry_run, file))
 
     async def _dry_run(self, file: Path) -> None:
-        ended = await self.main.have_done("opening the models", "run", str(file), "--dry-run", "--json")
-        if ended.code == 0:
-            stored = ended.document["stored"]
-            run = ended.document["run"][:8]
-            self.main.tell(
-                f"run {run} is {'new' if stored is None else stored['state'] + ' in this store'}; models open"
-            )
+        """Play one tree into a store that is thrown away, and show it with the time that it took."""
+        with tempfile.TemporaryDirectory() as folder:
+            scratch = Path(folder) / "dry-run.db"
+            words = ("run", str(file), "--set", "personas.count=1", "--json")
+            ended = await self.main.have_done("playing one tree, which is not kept", *words, store=scratch)
+            if ended.code > 1:
+                return
+            width = self.query_one("#told", Static).size.width or 80
+            self._tree, self._tree_s = await asyncio.to_thread(_played, scratch, width, self.main.plain)
+        self._read_now()
 
     def action_start(self) -> None:
         if (file := self._saved_file()) is not None:
@@ -381,6 +409,16 @@ class SetupScreen(Mode):
 
     def copied(self) -> str | None:
         return self.text
+
+
+def _played(scratch: Path, width: int, plain: bool) -> tuple[Content, float]:
+    """The tree of a dry run, drawn, and the seconds that its engine was at work."""
+    with Store.read(scratch) as store:
+        run = store.runs()[0]
+        at = {event.kind: event.at for event in events(store, run.id)}
+        tree = store.tree(store.trees(run.id)[0].id)
+    lines = draw_tree(tree, Look(width, ascii=plain))
+    return drawn(lines), max(at["engine.left"] - at["engine.started"], 0.1)
 
 
 def _range(bounds: tuple[int, int]) -> str:

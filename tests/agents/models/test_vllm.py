@@ -288,7 +288,7 @@ async def test_a_server_that_ends_while_starting_is_quoted_in_plain_text(folder:
 
 
 async def test_a_server_that_is_never_ready_is_ended(folder: Path) -> None:
-    model = VllmModel("served", fake_config(folder, "never_ready", start_timeout_s=1))
+    model = VllmModel("served", fake_config(folder, "never_ready", start_timeout_s=5))
     with pytest.raises(ModelFailure, match="start_timeout_s"):
         await model.open()
     assert not psutil.pid_exists(asked_of(folder)[0]["pid"])

@@ -14,6 +14,8 @@ from statistics import fmean
 
 from train.points import Alarm, Point, Preferences
 
+LEAST_FALL = 0.05
+"""Of the reward of chosen replies, in nats times beta, that is worth a word."""
 STRETCH = 10
 """Points that are compared: the last so many against the first so many."""
 PAIRS_OF_A_LENGTH = 20
@@ -70,7 +72,7 @@ def chosen_falls(points: Sequence[Point]) -> Alarm | None:
     first, last = [p for _, p in seen[:STRETCH]], [p for _, p in seen[-STRETCH:]]
     margin = _mean(last, "margin") - _mean(first, "margin")
     chosen = _mean(last, "chosen_reward") - _mean(first, "chosen_reward")
-    if margin <= 0 or chosen >= -0.1 * margin or _mean(last, "chosen_reward") >= 0:
+    if margin <= 0 or chosen >= -max(0.1 * margin, LEAST_FALL) or _mean(last, "chosen_reward") >= 0:
         return None
     text = (
         f"the margin grew by {margin:.2f} while the reward of chosen replies fell by {-chosen:.2f}: the model "

@@ -165,8 +165,8 @@ class EspalierApp(App[Path]):
         """The opening of the store and its `data_version` when it was last looked at; None if it cannot be read."""
         self._beaten = 0.0
         self._looking = False
-        self._unseen = False
-        """Whether the store changed since the screen last followed."""
+        self.changes = 0
+        """How often the store was seen to have changed, so that a screen knows whether it shows what there is."""
         self._seen_again = 0.0
         self.looked = False
         """Whether the store was looked at once."""
@@ -253,11 +253,11 @@ class EspalierApp(App[Path]):
             self.runs = tuple(lines)
         if lines is not None or changed:
             self.show_pill()
-        self._unseen = self._unseen or changed
+        self.changes += changed
         below, now = next(iter(self.screen_stack), None), time.monotonic()
-        if self._unseen and isinstance(below, Mode) and below.ready and now >= self._seen_again:
-            self._unseen, self._seen_again = False, now + below.EVERY_S
-            below.refresh_view()
+        if isinstance(below, Mode) and below.ready and below.behind and now >= self._seen_again:
+            self._seen_again = now + below.EVERY_S
+            below.follow()
 
     def _beat(self, store: Store) -> tuple[tuple[int, int], Iterable[RunLine] | None]:
         version = (self.figures.openings, int(store.rows("PRAGMA data_version")[0][0]))

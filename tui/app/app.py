@@ -411,7 +411,8 @@ class EspalierApp(App[Path]):
     def action_redraw(self) -> None:
         self.refresh(layout=True)
 
-    def action_leave(self) -> None:
+    def action_leave(self, to: Path | None = None) -> None:
+        """Leave the app, or this store for another one; what would be lost is asked about first."""
         live = [line for line in self.runs if line.live]
         unsaved = [stack[0].unsaved for stack in self._screen_stacks.values() if stack and isinstance(stack[0], Mode)]
         told = [f"{what} is not saved and would be lost." for what in unsaved if what]
@@ -419,10 +420,10 @@ class EspalierApp(App[Path]):
             names = ", ".join(f"{line.name!r}" for line in live[:3])
             told.append(f"{names} is being played. It goes on without this window; `espalier` attaches to it again.")
         if not told:
-            self.exit()
+            self.exit(to)
             return
         answers = (("detach", "Detach and quit" if live else "Quit"), ("cancel", "Cancel"))
-        self.push_screen(Question("\n".join(told), answers), lambda answer: self.exit() if answer else None)
+        self.push_screen(Question("\n".join(told), answers), lambda answer: self.exit(to) if answer else None)
 
     def outside(self, program: str, text: str, suffix: str = ".txt") -> str | None:
         """A text in another program with the whole terminal; returns what it is afterwards, None if it did not run."""

@@ -80,9 +80,9 @@ def base_on_paper(config: TrainingConfig) -> Any:
 
 def device_of(wanted: str) -> torch.device:
     """The device that a configuration names; under a launcher of several processes, this process's own."""
-    if wanted != "auto":
+    if wanted not in ("auto", "cuda"):
         return torch.device(wanted)
-    if torch.cuda.is_available():
+    if wanted == "cuda" or torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 

@@ -90,3 +90,15 @@ class Sink(Protocol):
 
     def checkpoint(self, step: int, folder: Path) -> None:
         """A checkpoint is whole and on disk."""
+
+
+class Silent:
+    """A sink that tells nobody."""
+
+    def forecast(self, forecast: Forecast) -> None: ...
+
+    def point(self, point: Point) -> None: ...
+
+    def alarm(self, alarm: Alarm) -> None: ...
+
+    def checkpoint(self, step: int, folder: Path) -> None: ...

@@ -12,20 +12,23 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
+from math import ceil
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
+from train import processes
 from train.alarms import Watch
-from train.base_model import OpenedBase
+from train.base_model import OpenedBase, device_of
 from train.config import Evaluation, TrainingConfig
 from train.losses import Counts, PairOutcome, counts_of, dpo_loss, sft_loss
 from train.packing import PackedSequence
-from train.points import Point, Preferences, Sink, Wish
+from train.points import Point, Preferences, Silent, Sink, Wish
 from train.reference import reference_sums
 from train.token_tree import TokenTree
 from train.tree_model import TreeModel, longest_path
@@ -33,6 +36,8 @@ from train.trial import forecast
 from trees.errors import SetupError
 from trees.ids import digest_of
 
+T = TypeVar("T")
+_NOTHING: Any = object()
 MARKER = "whole"
 IDENTITY = "training.json"
 Ended = Literal["done", "early", "paused", "stopped", "failed"]
@@ -44,6 +49,8 @@ class Item:
 
     sequence: PackedSequence
     reference: torch.Tensor | None
+    counted: bool = True
+    """False for a row that only keeps a process busy while the others read the last ones of a pass."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +84,17 @@ def fit(
     """Train on these trees, or go on with it; returns when it is done, paused, stopped or failed.
 
     `references` is a folder where the reference's log-probabilities are kept for other trainings. `measured` are
-    trees of people who are held back, and are only measured on; `watch` has seen what was told before. Raises
-    SetupError if there is nothing to train on, or if `out` holds another training.
+    trees of people who are held back, and are only measured on; `watch` has seen what was told before. Of several
+    processes (`train.processes`) each calls this with the same values; `sink`, `ask` and `watch` are the leader's.
+    Raises SetupError if there is nothing to train on, or if `out` holds another training.
     """
     everything = [*trees, *measured]
-    _check_identity(out, _identity(opened, everything, config))
+    identity = _identity(opened, everything, config)
+    if processes.leads():
+        _check_identity(out, identity)
+    else:
+        sink = Silent()
+    _check_agreement(identity)
     lean = not config.machine.gradient_checkpointing
     model = TreeModel(opened.model, longest_path(everything), lean=lean, mixed=config.mixed)
     _save_memory(opened.model, config)
@@ -91,18 +104,21 @@ def fit(
             f"none of {len(trees)} trees holds anything to train on with objective {config.objective!r}",
             hint="sft needs targets, dpo needs pairs: judge the run, or lower the margin.",
         )
-    last = last_checkpoint(out)
+    last = processes.from_leader(last_checkpoint(out))
     sink.forecast(forecast(model, rows, held, config, 0 if last is None else step_of(last)))
     numbers = "bfloat16 over float32" if config.mixed else config.dtype
     weights = digest_of("weights", opened.base_digest, opened.start_digest, numbers, config.quantised)
     train_items, held_items = (_items(each, model, config, weights, references) for each in (rows, held))
-    trainer = TreeTrainer(model, config, train_items, held_items, out, sink, ask, watch or Watch())
+    trainer = TreeTrainer(
+        model, config, train_items, held_items, out, sink, ask, processes.from_leader(watch or Watch())
+    )
     trainer.train(resume_from_checkpoint=str(last) if last is not None else None)
     ended = trainer.ended()
     folder = None if ended in ("paused", "failed") else out / "trained"
-    if folder is not None and trainer.is_world_process_zero():
+    if folder is not None and processes.leads():
         opened.model.save_pretrained(folder)
         opened.tokenizer.save_pretrained(folder)
+    processes.gathered(None)
     return Outcome(
         ended=ended,
         steps=trainer.state.global_step,
@@ -154,7 +170,7 @@ class TreeTrainer(Trainer):  # type: ignore[misc]
         super().__init__(
             model=model,
             args=_arguments(config, out, measures=bool(held)),
-            train_dataset=[{"item": item} for item in items],
+            train_dataset=_Rows(items),
             eval_dataset=[{"item": item} for item in held] or None,
             data_collator=_only,
         )
@@ -185,6 +201,9 @@ class TreeTrainer(Trainer):  # type: ignore[misc]
         logps = model(item.sequence)
         counts = counts_of(item.sequence) if num_items_in_batch is None else Counts(*num_items_in_batch.tolist())
         loss, outcome = _loss(logps, item, counts, self.config)
+        if not item.counted:
+            # Every process takes part in averaging the gradients, with nothing if it has no row left.
+            return loss * 0.0
         self._tally.add(item.sequence, outcome)
         return loss * self.accelerator.num_processes
 
@@ -192,22 +211,30 @@ class TreeTrainer(Trainer):  # type: ignore[misc]
         """The counts of an accumulated batch, over all processes."""
         if not batch_samples:
             return None
-        parts = [counts_of(batch["item"].sequence) for batch in batch_samples]
+        parts = [counts_of(batch["item"].sequence) for batch in batch_samples if batch["item"].counted]
         total = torch.tensor([sum(getattr(part, name) for part in parts) for name in _COUNTED], device=device)
         return self.accelerator.gather(total[None]).sum(0)
+
+    def get_train_dataloader(self) -> Any:
+        """Rows in the seed's order; of several processes each reads its own, in the same steps as one would."""
+        if processes.count() == 1:
+            return super().get_train_dataloader()
+        dealt = DealtRows(len(self.train_dataset), self.config.seed, processes.count(), processes.place())
+        return torch.utils.data.DataLoader(self.train_dataset, batch_sampler=dealt, collate_fn=_only)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """The loss over all that is held back, as one batch."""
         counts = sum((counts_of(item.sequence) for item in self.held[1:]), counts_of(self.held[0].sequence))
-        tally, total, began = _Tally(), 0.0, time.perf_counter()
+        tally, losses, began = _Tally(), [], time.perf_counter()
         self.model.eval()
         with torch.no_grad():
-            for item in self.held:
+            for item in self.held[processes.place() :: processes.count()]:
                 loss, outcome = _loss(self.model(item.sequence), item, counts, self.config)
                 tally.add(item.sequence, outcome)
-                total += float(loss)
+                losses.append(float(loss))
         self.model.train()
-        point = tally.point(self.state.global_step, float(self.state.epoch or 0.0), "evaluation", total)
+        total = sum(_undealt(processes.gathered(losses)))
+        point = tally.together().point(self.state.global_step, float(self.state.epoch or 0.0), "evaluation", total)
         self._tell(point)
         self._tally.leave_out(time.perf_counter() - began)
         metrics = {"eval_loss": total}
@@ -218,7 +245,8 @@ class TreeTrainer(Trainer):  # type: ignore[misc]
         """A point, where the Trainer would have printed a line."""
         if "loss" not in logs:
             return
-        point = self._tally.point(self.state.global_step, float(self.state.epoch or 0.0), "training", logs["loss"])
+        tally, epoch = self._tally.together(), float(self.state.epoch or 0.0)
+        point = tally.point(self.state.global_step, epoch, "training", logs["loss"])
         self._tally = _Tally()
         self._tell(replace(point, learning_rate=logs.get("learning_rate"), grad_norm=logs.get("grad_norm")))
 
@@ -227,13 +255,10 @@ class TreeTrainer(Trainer):  # type: ignore[misc]
         return 0
 
     def _tell(self, point: Point) -> None:
-        """Every process watches, so that all of them stop; one tells."""
-        tells = self.is_world_process_zero()
-        if tells:
-            self.sink.point(point)
+        """Every process sees the same points, so that all of them stop where an alarm stops one; the leader tells."""
+        self.sink.point(point)
         for alarm in self.watch.see(point):
-            if tells:
-                self.sink.alarm(alarm)
+            self.sink.alarm(alarm)
             if alarm.fatal:
                 self.control.should_training_stop = True
                 self.control.should_save = False
@@ -244,10 +269,12 @@ class TreeTrainer(Trainer):  # type: ignore[misc]
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
+        processes.gathered(None)
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        if self.is_world_process_zero():
+        if processes.leads():
             _mark(folder)
             self.sink.checkpoint(self.state.global_step, folder)
+        processes.gathered(None)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         _load_weights(self.model.model, Path(resume_from_checkpoint))
@@ -257,13 +284,16 @@ class TreeTrainer(Trainer):  # type: ignore[misc]
 
 
 class _Wishes(TrainerCallback):  # type: ignore[misc]
-    """Asks after each step whether to go on, and has a checkpoint made before it stops."""
+    """Asks after each step whether to go on, and has a checkpoint made before it stops.
+
+    Of several processes the leader is asked, and all of them stop after the same step.
+    """
 
     def __init__(self, trainer: TreeTrainer, ask: Callable[[], Wish]) -> None:
         self._trainer, self._ask = trainer, ask
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
-        wish = self._ask()
+        wish = processes.from_leader(self._ask())
         if wish != "go" and state.global_step < state.max_steps:
             self._trainer.wish = wish
             control.should_save = control.should_training_stop = True
@@ -286,6 +316,48 @@ class _Patience(TrainerCallback):  # type: ignore[misc]
         if since >= self._evaluation.patience:
             control.should_training_stop = True
         return control
+
+
+class _Rows(torch.utils.data.Dataset):  # type: ignore[misc]
+    """Items by index; below 0, counted from -1, the same ones as rows that are not counted."""
+
+    def __init__(self, items: Sequence[Item]) -> None:
+        self._items = list(items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: int) -> dict[str, Item]:
+        return {"item": self._items[index] if index >= 0 else replace(self._items[-1 - index], counted=False)}
+
+
+class DealtRows:
+    """Which row one of several processes reads next, as a batch sampler: the seed's order, dealt in turn.
+
+    So many rows as there are processes are read at a time, one each: a step reads the rows that it would read in one
+    process. Where a pass ends amid a deal, who has none left reads the pass's first row, which is not counted.
+    """
+
+    def __init__(self, rows: int, seed: int, processes: int, place: int) -> None:
+        self._rows, self._seed, self._processes, self._place, self._epoch = rows, seed, processes, place, 0
+
+    @property
+    def batch_sampler(self) -> DealtRows:
+        """Where transformers looks for what is told of epochs."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return ceil(self._rows / self._processes)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        # As accelerate's sampler for one process draws them.
+        order = torch.randperm(self._rows, generator=torch.Generator().manual_seed(self._seed + self._epoch)).tolist()
+        for start in range(0, self._rows, self._processes):
+            at = start + self._place
+            yield [order[at] if at < self._rows else -1 - order[0]]
 
 
 _COUNTED = ("target_tokens", "pair_weight", "chosen_tokens")
@@ -313,6 +385,19 @@ class _Tally:
         self._longer += [int(each) for each in lengths[:, 0] - lengths[:, 1]]
         self._chosen += outcome.chosen_rewards.tolist()
         self._rejected += outcome.rejected_rewards.tolist()
+
+    def together(self) -> _Tally:
+        """The tallies of all processes as one."""
+        found = _Tally()
+        found._began = self._began
+        for tokens, chosen, rejected, longer in processes.gathered(
+            (self._tokens, self._chosen, self._rejected, self._longer)
+        ):
+            found._tokens += tokens
+            found._chosen += chosen
+            found._rejected += rejected
+            found._longer += longer
+        return found
 
     def point(self, step: int, epoch: float, kind: Literal["training", "evaluation"], loss: float) -> Point:
         seconds = time.perf_counter() - self._began
@@ -354,9 +439,15 @@ def _items(
         return [Item(row, None) for row in rows]
     training = model.training
     model.eval()
-    sums = reference_sums(rows, model, weights, folder)
+    own = reference_sums(rows[processes.place() :: processes.count()], model, weights, folder)
+    sums = _undealt(processes.gathered(own))
     model.train(training)
     return [Item(row, reference) for row, reference in zip(rows, sums, strict=True)]
+
+
+def _undealt(parts: Sequence[Sequence[T]]) -> list[T]:
+    """What was dealt in turn to several processes, in its order again."""
+    return [each for deal in zip_longest(*parts, fillvalue=_NOTHING) for each in deal if each is not _NOTHING]
 
 
 def _only(batch: list[dict[str, Item]]) -> dict[str, Item]:
@@ -372,7 +463,7 @@ def _arguments(config: TrainingConfig, out: Path, *, measures: bool) -> Training
         seed=config.seed,
         data_seed=config.seed,
         per_device_train_batch_size=1,
-        gradient_accumulation_steps=schedule.rows_per_step,
+        gradient_accumulation_steps=processes.share_of_step(schedule.rows_per_step),
         num_train_epochs=schedule.epochs,
         max_steps=schedule.steps or -1,
         learning_rate=schedule.learning_rate,
@@ -391,7 +482,7 @@ def _arguments(config: TrainingConfig, out: Path, *, measures: bool) -> Training
         load_best_model_at_end=best,
         metric_for_best_model="eval_loss",
         greater_is_better=False,
-        use_cpu=machine.device == "cpu",
+        use_cpu=device_of(machine.device).type == "cpu",
         remove_unused_columns=False,
         dataloader_pin_memory=False,
         disable_tqdm=True,
@@ -447,6 +538,17 @@ def _identity(opened: OpenedBase, trees: Sequence[TokenTree], config: TrainingCo
         "start": opened.start_digest,
         "data": digest_of("token trees", data),
     }
+
+
+def _check_agreement(identity: dict[str, Any]) -> None:
+    """Raise SetupError if another process trains something else: an average of both would be nothing."""
+    leaders = processes.from_leader(identity)
+    different = sorted(key for key in identity if identity[key] != leaders.get(key))
+    if different:
+        raise SetupError(
+            f"process {processes.place()} was given another training than the leading one: {', '.join(different)}",
+            hint="Start all processes with the same command, on the same files.",
+        )
 
 
 def _check_identity(out: Path, identity: dict[str, Any]) -> None:

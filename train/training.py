@@ -26,7 +26,7 @@ from train.alarms import Watch
 from train.config import Machine, TrainingConfig
 from train.memory import MemoryEstimate, is_out_of_memory, what_to_lower
 from train.model_card import model_card
-from train.points import Alarm, Forecast, Point, Preferences, Sink, Wish
+from train.points import Alarm, Forecast, Point, Preferences, Silent, Sink, Wish
 from train.templates import open_reader
 from train.training_plan import Plan, TokenData, operation_of, plan_of, token_data
 from trees.errors import EspalierError, SetupError, StoreError, StoreFull
@@ -127,7 +127,7 @@ class Job:
         except ImportError as error:
             raise SetupError(f"training needs torch, transformers and PEFT ({error}): {INSTALL}") from error
         data = token_data(plan, open_reader(plan.config.base))
-        config = plan.config.model_copy(update={"start": None if plan.start is None else str(plan.start.path)})
+        config = _config_of(plan)
         folder = training_folder(self._path, row.id)
         with _told_in_words(folder, config, data) as known:
             opened = open_base(config)
@@ -195,6 +195,27 @@ class Job:
             )
         finally:
             self.store.close()
+
+
+def follow(path: Path, training_id: str) -> None:
+    """Do this process's part of a training that another one leads: rows, files and wishes are the leader's."""
+    with Store.read(path) as store:
+        plan = plan_of(store, training(store, training_id))
+    _quiet()
+    from train.base_model import open_base
+    from train.trainer import fit
+
+    data = token_data(plan, open_reader(plan.config.base))
+    config = _config_of(plan)
+    folder = training_folder(path, training_id)
+    with _told_in_words(folder, config, data):
+        opened, references = open_base(config), folder.parent / "references"
+        fit(opened, data.trained, config, folder, Silent(), references=references, measured=data.measured)
+
+
+def _config_of(plan: Plan) -> TrainingConfig:
+    """With the adapter that it goes on from where it lies now."""
+    return plan.config.model_copy(update={"start": None if plan.start is None else str(plan.start.path)})
 
 
 class _Wishes:

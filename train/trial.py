@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from train import processes
 from train.base_model import base_on_paper
 from train.config import TrainingConfig
 from train.losses import counts_of, dpo_loss, sft_loss
@@ -103,7 +104,7 @@ def forecast(
         seconds=trial.seconds,
         peak_bytes=trial.peak_bytes,
         steps=left,
-        left_s=(trained + FORWARD * only_read) * trial.seconds / trial.tokens,
+        left_s=(trained + FORWARD * only_read) * trial.seconds / trial.tokens / processes.count(),
     )
 
 

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from train import processes
 from train.memory import in_bytes
 from train.points import Point
 from tui.console import console, count, duration, say
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 LINE_EVERY_S = 10.0
 """Between two lines where there is no terminal."""
 INTERRUPTED = 130
+ECHO_S = 2.0
+"""In which a launcher passes a signal on."""
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def train_here(path: Path, training_id: str, *, quiet: bool = False) -> tuple[Ending, bool]:
@@ -41,17 +46,56 @@ def train_here(path: Path, training_id: str, *, quiet: bool = False) -> tuple[En
     progress = Progress(quiet=quiet)
     job = Job(path, training_id, progress)
     progress.began(job.row)
-    with _signals(job) as received, progress:
-        ending = job.run()
+    processes.from_leader(training_id)
+    try:
+        with _signals(job) as received, progress:
+            ending = job.run()
+    except BaseException:
+        processes.abandon()
+        raise
     return ending, bool(received)
+
+
+def with_others(command: F) -> F:
+    """A command of which one process does it all and the others their part of each training that it names."""
+
+    @functools.wraps(command)
+    def done(**options: Any) -> Any:
+        if not processes.leads():
+            return _follow(options["store_path"])
+        try:
+            return command(**options)
+        finally:
+            processes.from_leader(None)
+
+    return cast(F, done)
+
+
+def _follow(path: Path) -> None:
+    from train.training import follow
+
+    # What a terminal or a launcher sends to all is for the leader, who has a checkpoint made that all take part in.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    wanted: str | None = None
+    while (training := processes.from_leader(wanted)) is not None:
+        follow(path, training)
 
 
 @contextlib.contextmanager
 def _signals(job: Job) -> Iterator[list[int]]:
-    """The first SIGINT or SIGTERM has a checkpoint made, the second ends the process; yields those received."""
+    """The first SIGINT or SIGTERM has a checkpoint made, the second ends the process; yields those received.
+
+    A launcher of several processes passes on what the terminal has sent to all of them already: that is one wish.
+    """
     received: list[int] = []
+    since = 0.0
 
     def obey(number: int, _: Any) -> None:
+        nonlocal since
+        if received and processes.count() > 1 and time.monotonic() - since < ECHO_S:
+            return
+        since = time.monotonic()
         received.append(number)
         if len(received) > 1:
             say("gave up; the training goes on from its last checkpoint", stderr=True)

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
+from train import processes
 from tui.console import console, count, is_plain, say, say_json, say_lines, say_table
 from tui.options import FILE, examples, json_option, set_option, store_option
+from tui.training import with_others
 
 if TYPE_CHECKING:
     from train.training import Ending
@@ -51,6 +53,7 @@ _OPTIONS = (
 
 def _trains(command: F) -> F:
     """The options of what trains."""
+    command = with_others(command)
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
@@ -138,6 +141,8 @@ def _train(
     if adapter is not None:
         chosen["start"] = adapter
     wanted = [{**chosen, "seed": seed} for seed in dict.fromkeys(seeds)] or [chosen]
+    if processes.count() > 1 and (flat or detach):
+        raise click.UsageError(f"{'--flat' if flat else '--detach'} is for one process, not for {processes.count()}")
     if detach and len(kinds) * len(wanted) > 1:
         raise click.UsageError("one training at a time runs in the background: begin the next when it is done")
     documents: list[dict[str, Any]] = []
@@ -513,6 +518,7 @@ def _answered(as_json: bool, result: Mapping[str, Any], words: str) -> None:
 @click.option("--detach", is_flag=True, help="Train in the background; this terminal may be closed.")
 @json_option
 @store_option
+@with_others
 def resume(training: str | None, detach: bool, as_json: bool, store_path: Path) -> None:
     """Go on with TRAINING from its last checkpoint, or with the one worked on last; a pausing one goes on at once."""
     from trees.jobs import live_engine
@@ -529,6 +535,8 @@ def resume(training: str | None, detach: bool, as_json: bool, store_path: Path) 
     code = 0
     if row.state == "finished":
         document = _told(store_path, row.id, as_json)
+    elif detach and processes.count() > 1:
+        raise click.UsageError(f"--detach is for one process, not for {processes.count()}")
     elif detach:
         document = _detached(store_path, row, as_json)
     else:

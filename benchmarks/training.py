@@ -1,10 +1,15 @@
-"""Training on trees against flattened rows, on a CPU: how much sooner a tree is done, and at what peak of memory.
+"""Training on trees against flattened rows: how much sooner a tree is done, and at what peak of memory.
 
 The embedded model in float32 with LoRA on all linear layers; conversations of 10 turns, 40 tokens a user message and
 60 a reply. A step is forward and backward over one tree, with the reference's log-probabilities given. Yardsticks, on
 the same tokens: a bare loop over flattened pairs (each pair a batch of two rows, the model's own attention, logits at
 reply tokens only), in its best batch; TRL's DPOTrainer in the best of a printed sweep; for SFT the whole conversation
 with assistant tokens trained, and a row for each reply.
+
+On a CPU but for the part `gpu`, which runs where torch sees CUDA and says so where it does not: a Llama-shaped model of
+1.2B random weights in bfloat16, trees of 10 turns x 4 candidates through FlexAttention, against TRL's DPOTrainer in the
+best of a printed sweep (batch, attention, padding-free where it has it); and the share of the peak FLOP/s, which a
+product of two matrices is measured for in the same run. `--quick` takes a tiny model, on a CPU too, without a bar.
 
     python benchmarks/training.py [--quick] [--only PART...] [--candidates 2 4] [--repeats N] [--plot FILE]
 """
@@ -34,7 +39,14 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import torch
 from common import Bar, finish, say
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PrinterCallback,
+    TrainerCallback,
+)
 from transformers.utils import logging
 
 from agents.models.weights import locate
@@ -44,13 +56,15 @@ from train.token_tree import PairOf, Segment, TokenTree
 from train.tree_model import TreeModel
 
 USER, REPLY = 40, 60
-PARTS = ("pairs", "targets", "trl", "memory")
+PARTS = ("pairs", "targets", "trl", "memory", "gpu")
 SHARE = {2: 0.95, 4: 0.8}
 """Of the token ratio, by candidates a turn: what packing has to turn into time."""
 TRL_TIMES = {2: 8.0, 4: 12.0}
 TRL_REPEATS = 2
 """A step of TRL's takes minutes; each is followed and preceded by packed ones."""
 LIMIT = 16_384
+GPU_TIMES = 5.0
+"""How many times faster than TRL, at 10 turns x 4 candidates."""
 
 
 def conversation(turns: int, candidates: int, seed: int = 0) -> TokenTree:
@@ -439,6 +453,236 @@ def peak_mb() -> float:
     return used / (1024 if sys.platform == "linux" else 1024**2)
 
 
+# On a GPU
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What the part `gpu` computes, and on what."""
+
+    device: str
+    dtype: torch.dtype
+    shape: dict[str, Any]
+    """Of the model, as LlamaConfig names it."""
+    turns: int
+    candidates: int
+    trees: int
+    """In a packed row, and in a step of TRL's."""
+    batches: tuple[int, ...]
+    """Pairs at once, as TRL is tried with."""
+    product: int
+    """Rows and columns of the matrices that the peak is measured with."""
+    bars: bool
+
+    def build(self) -> Any:
+        """The model with random weights, under a fresh adapter."""
+        torch.manual_seed(0)
+        with torch.device(self.device):
+            base = LlamaForCausalLM(LlamaConfig(**self.shape)).to(self.dtype)
+        return get_peft_model(base, lora()).train()
+
+    def conversations(self) -> list[TokenTree]:
+        return [conversation(self.turns, self.candidates, seed) for seed in range(self.trees)]
+
+
+ONE_BILLION = {
+    "vocab_size": 128_256,
+    "hidden_size": 2048,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 8192,
+    "tie_word_embeddings": True,
+}
+TINY = ONE_BILLION | {
+    "vocab_size": 40_000,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+
+
+def workload(quick: bool) -> Workload | None:
+    """What there is to do here; None where there is no GPU."""
+    cuda = torch.cuda.is_available()
+    if quick:
+        device, dtype = ("cuda", torch.bfloat16) if cuda else ("cpu", torch.float32)
+        return Workload(device, dtype, TINY, 2, 3, 2, (1, 2), 256, bars=False)
+    return Workload("cuda", torch.bfloat16, ONE_BILLION, 10, 4, 4, (2, 4, 8, 15, 30), 8192, bars=True) if cuda else None
+
+
+def measure_gpu(quick: bool, repeats: int) -> tuple[dict[str, Any], list[Bar]]:
+    """Packed steps against TRL's on a GPU, and the share of the device's peak."""
+    work = workload(quick)
+    if work is None:
+        said = "not run: torch sees no CUDA device"
+        say(f"gpu: {said}")
+        return {"gpu": said}, []
+    peak_flops = measured_peak(work)
+    packed_s, flops, tokens = packed_on(work, repeats)
+    swept = trl_on(work, repeats)
+    ran = {name: seconds for name, seconds in swept.items() if isinstance(seconds, float)}
+    best = min(ran, key=lambda name: ran[name])
+    faster, share = ran[best] / packed_s, flops / packed_s / peak_flops
+    say(f"  TRL at best ({best}): {ran[best]:.2f} s, packed {packed_s:.2f} s, {faster:.1f} times; {share:.0%} of peak")
+    figures = {
+        "device": torch.cuda.get_device_name() if work.device == "cuda" else "cpu, only to see that it runs",
+        "dtype": str(work.dtype).removeprefix("torch."),
+        "parameters": sum(p.numel() for p in work.build().parameters()),
+        "trees": work.trees,
+        "turns": work.turns,
+        "candidates": work.candidates,
+        "tokens_packed": tokens,
+        "tokens_flat": sum(tree.flattened_count for tree in work.conversations()),
+        "packed_s": packed_s,
+        "trl_s": swept,
+        "trl_best": best,
+        "times_faster": round(faster, 2),
+        "tflops": flops / packed_s / 1e12,
+        "peak_tflops_measured": peak_flops / 1e12,
+        "share_of_peak": round(share, 3),
+    }
+    name = "GPU, DPO, 10 turns x 4 candidates: times faster than TRL's DPOTrainer at its best"
+    return {"gpu": figures}, [Bar(name, faster, at_least=GPU_TIMES)] if work.bars else []
+
+
+def measured_peak(work: Workload) -> float:
+    """FLOP/s of a product of two large matrices, the best of some."""
+    a, b = (torch.randn(work.product, work.product, device=work.device, dtype=work.dtype) for _ in range(2))
+    seconds = []
+    for _ in range(20):
+        wait_for(work.device)
+        began = time.perf_counter()
+        torch.mm(a, b)
+        wait_for(work.device)
+        seconds.append(time.perf_counter() - began)
+    return 2 * work.product**3 / min(seconds)
+
+
+def packed_on(work: Workload, repeats: int) -> tuple[float, float, int]:
+    """Seconds of a packed step over all trees, its FLOPs, and its tokens."""
+    model = TreeModel(work.build(), LIMIT)
+    if model.separate_because is not None:
+        raise RuntimeError(f"trees are not packed: {model.separate_because}")
+    sequences = pack(work.conversations(), "dpo", LIMIT)
+    for sequence in sequences:
+        # Compiles kernels.
+        packed_step(model, sequence, "dpo")
+    seconds = []
+    for _ in range(repeats):
+        wait_for(work.device)
+        began = time.perf_counter()
+        for sequence in sequences:
+            packed_step(model, sequence, "dpo")
+        wait_for(work.device)
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds), sum(flops_of(work, each) for each in sequences), sum(map(len, sequences))
+
+
+def flops_of(work: Workload, sequence: PackedSequence) -> float:
+    """What a step over frozen weights under LoRA cannot do without; adapters are left out, and so is recomputation.
+
+    Each weight of a layer twice a token forward, and twice for the gradient by its input; queries with the keys of
+    their path and weights with its values, forward and twice that backward; the output layer at predicted tokens alone.
+    """
+    shape = work.shape
+    hidden, inner, layers = shape["hidden_size"], shape["intermediate_size"], shape["num_hidden_layers"]
+    keys = hidden * shape["num_key_value_heads"] // shape["num_attention_heads"]
+    weights = layers * (2 * hidden * hidden + 2 * hidden * keys + 3 * hidden * inner)
+    read = float(sequence.positions.sum() + len(sequence))
+    return (
+        4.0 * weights * len(sequence)
+        + 12.0 * layers * hidden * read
+        + 4.0 * hidden * shape["vocab_size"] * len(sequence.predicted)
+    )
+
+
+def trl_on(work: Workload, repeats: int) -> dict[str, float | str]:
+    """Seconds of a step of TRL's over all pairs of the trees, by setting; or why there are none."""
+    found: dict[str, float | str] = {}
+    for attention, batch, free in product(attentions(work.device), work.batches, (False, True)):
+        if free and attention == "sdpa":
+            # Rows without padding between them need an attention that is told where they end.
+            continue
+        name = f"{attention}, {batch} pairs at once{', padding-free' if free else ''}"
+        try:
+            found[name] = trl_step_on(work, attention, batch, free, repeats)
+        except (torch.OutOfMemoryError, NotImplementedError) as error:
+            found[name] = f"{type(error).__name__}: {str(error).splitlines()[0][:100]}"
+        if work.device == "cuda":
+            torch.cuda.empty_cache()
+        say(f"  TRL, {name}: {found[name]}")
+    return found
+
+
+def attentions(device: str) -> list[str]:
+    """What TRL may compute attention with here."""
+    from transformers.utils import is_flash_attn_2_available
+
+    return ["flash_attention_2", "sdpa"] if device == "cuda" and is_flash_attn_2_available() else ["sdpa"]
+
+
+def trl_step_on(work: Workload, attention: str, batch: int, free: bool, repeats: int) -> float:
+    from train.flat import dpo_trainer
+
+    trees, model = work.conversations(), work.build()
+    model.set_attn_implementation(attention)
+    pairs = sum(len(tree.pairs) for tree in trees)
+    clock = StepClock(work.device)
+    with tempfile.TemporaryDirectory() as out:
+        trainer = dpo_trainer(
+            model,
+            plain_tokenizer(),
+            trees,
+            Path(out),
+            per_device_train_batch_size=batch,
+            gradient_accumulation_steps=-(-pairs // batch),
+            padding_free=free,
+            max_steps=1 + repeats,
+            use_cpu=work.device == "cpu",
+        )
+        if free and not trainer.padding_free:
+            raise NotImplementedError("this TRL has no padding-free batches for DPO, and pads")
+        trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(clock)
+        trainer.train()
+    return statistics.median(clock.seconds[1:])
+
+
+def plain_tokenizer() -> Any:
+    """It names the token to pad with; nothing is tokenized."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import PreTrainedTokenizerFast
+
+    words = WordLevel({"pad": 0, "end": 1}, unk_token="pad")
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(words), pad_token="pad", eos_token="end")
+
+
+class StepClock(TrainerCallback):  # type: ignore[misc]
+    """Seconds of each optimiser step."""
+
+    def __init__(self, device: str) -> None:
+        self.device, self.seconds, self._began = device, list[float](), 0.0
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        wait_for(self.device)
+        self._began = time.perf_counter()
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        wait_for(self.device)
+        self.seconds.append(time.perf_counter() - self._began)
+
+
+def wait_for(device: str) -> None:
+    """Until the device has done what it was given."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
 def child(what: str, folder: Path, **given: Any) -> dict[str, Any]:
     """What a process of its own finds out."""
     command = [
@@ -481,7 +725,9 @@ def plot(points: list[dict[str, float]], path: Path) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="2 turns, once each, no TRL")
+    parser.add_argument(
+        "--quick", action="store_true", help="2 turns, once each, no TRL but for a tiny model's (part gpu)"
+    )
     parser.add_argument("--only", nargs="*", choices=PARTS, default=list(PARTS))
     parser.add_argument("--candidates", nargs="*", type=int, choices=sorted(SHARE), default=sorted(SHARE))
     parser.add_argument("--threads", type=int, default=0, help="of torch; 0 leaves it to torch (default)")
@@ -503,7 +749,8 @@ def main() -> int:
     if given.quick:
         given.turns, given.repeats, given.only = 2, 1, [part for part in given.only if part != "trl"]
     with tempfile.TemporaryDirectory() as cache:
-        folder = given.model or unpacked_folder(Path(cache))
+        needed = set(given.only) - {"gpu"}
+        folder = given.model or (unpacked_folder(Path(cache)) if needed else Path(cache))
         return run(folder, given)
 
 
@@ -528,6 +775,10 @@ def run(folder: Path, given: argparse.Namespace) -> int:
             plot(found["growth_mb"], given.plot)
     if "trl" in given.only:
         found, more = measure_trl(folder, given.turns, given.repeats, given.candidates)
+        figures |= found
+        bars += more
+    if "gpu" in given.only:
+        found, more = measure_gpu(given.quick, given.repeats)
         figures |= found
         bars += more
     return finish("training", figures, bars)

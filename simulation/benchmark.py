@@ -125,7 +125,7 @@ class Result:
 
 
 def cases_of(config: CasesConfig, folder: Path | None, store: Store | None = None) -> list[Persona]:
-    """The people of a benchmark: every profile with every personality, or the first so many of them as `crossed` walks.
+    """The people of a benchmark: every profile with every personality, or as many of those as it counts.
 
     Raises SetupError if there are none.
     """
@@ -133,19 +133,20 @@ def cases_of(config: CasesConfig, folder: Path | None, store: Store | None = Non
     personalities = [
         p for p in _people(config.personalities, "personality", folder, store) if isinstance(p, Personality)
     ]
-    people = crossed(profiles, personalities)
-    return people[: config.count] if config.count else people
+    return crossed(profiles, personalities, config.count or len(profiles) * len(personalities))
 
 
-def crossed(profiles: Sequence[_A], personalities: Sequence[_B]) -> list[tuple[_A, _B]]:
-    """Each profile with each personality once, along the diagonals: the first n hold as many of both as n can.
+def crossed(profiles: Sequence[_A], personalities: Sequence[_B], count: int) -> list[tuple[_A, _B]]:
+    """So many cases, of as many profiles and personalities as they can be, profile by profile.
 
-    A sample of few cases is then of many people. Along one diagonal both go round together, for the least common
-    multiple of their numbers; each further one begins a personality later.
+    They are chosen along the diagonals, so that a sample of few is of many people: along one diagonal both go round
+    together, for the least common multiple of their numbers; each further one begins a personality later. Their order
+    is that of all cases, since a benchmark is known by whom it measures on, in order.
     """
     p, q = len(profiles), len(personalities)
     around = math.lcm(p, q)
-    return [(profiles[i % p], personalities[(i + i // around) % q]) for i in range(p * q)]
+    chosen = sorted((i % p, (i + i // around) % q) for i in range(min(count, p * q)))
+    return [(profiles[i], personalities[j]) for i, j in chosen]
 
 
 def _people(source: str, kind: Kind, folder: Path | None, store: Store | None) -> Sequence[Profile | Personality]:

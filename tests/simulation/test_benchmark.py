@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -103,20 +104,32 @@ def test_the_held_out_people_are_a_hundred_cases_unlike_the_seeds() -> None:
 @given(st.integers(1, 21), st.integers(1, 8), st.data())
 def test_a_sample_of_the_cases_is_of_as_many_people_as_it_can_be(p: int, q: int, data: st.DataObject) -> None:
     profiles, personalities = list(range(p)), list(range(q))
-    people = crossed(profiles, personalities)
-    assert sorted(people) == [(a, b) for a in profiles for b in personalities]
+    whole = crossed(profiles, personalities, p * q)
+    assert whole == [(a, b) for a in profiles for b in personalities]
     count = data.draw(st.integers(1, p * q))
+    people = crossed(profiles, personalities, count)
+    assert people == [each for each in whole if each in people], "in the order of the whole"
     for half, size in ((0, p), (1, q)):
-        drawn = Counter(each[half] for each in people[:count])
+        drawn = Counter(each[half] for each in people)
         assert len(drawn) == min(count, size)
         assert max(drawn.values()) - min(drawn.values()) <= 1
+    assert set(people) <= set(crossed(profiles, personalities, count + 1)), "a longer trial is on the same and more"
 
 
-def test_the_first_cases_of_a_trial_are_those_of_the_whole() -> None:
+def test_a_trial_is_on_people_of_the_whole_and_a_longer_one_than_there_are_cases_on_all() -> None:
     twenty, whole = cases_of(CasesConfig(count=20), None), cases_of(CasesConfig(), None)
-    assert twenty == whole[:20]
-    assert len({profile.id for profile, _ in twenty}) == 20
+    assert twenty == [each for each in whole if each in twenty]
+    assert len(twenty) == len({profile.id for profile, _ in twenty}) == 20
     assert len({personality.id for _, personality in twenty}) == 5
+    assert cases_of(CasesConfig(count=1000), None) == whole
+
+
+async def test_the_shipped_benchmark_on_all_its_people_keeps_its_id() -> None:
+    """Or what was measured already could not be compared with what is measured next."""
+    config = BenchmarkConfig.model_validate({**tomllib.loads(sample()), "models": {"small": {"kind": "scripted"}}})
+    models = await open_models(config.run_of("base"))
+    measured = plan(config, "base", models, cases_of(config.cases, None), None)
+    assert measured.benchmark_id == "300bb8202d9cbd7440035156b4dbe3c8"
 
 
 async def test_every_reply_of_every_case_is_scored_and_the_store_is_sound(store_path: Path) -> None:

@@ -70,8 +70,24 @@ def plan_training(
 ) -> Plan:
     """What a configuration trains of a store. Blocks. Raises SetupError, NotFound, BadFilter or HeldOut.
 
-    Runs and judge that are left open are settled here, so that what is added to the store later changes nothing.
+    Runs and judge that are left open are settled here, so that what is added to the store later changes nothing; so are
+    the settings of the adapter it starts from.
     """
+    start = _start(config)
+    if start is not None:
+        config = config.model_copy(update={"lora": _lora_from(start, config)})
+    return _planned(store, config, start, selection, files, flat)
+
+
+def _planned(
+    store: Store,
+    config: TrainingConfig,
+    start: AdapterFolder | None,
+    selection: Selection,
+    files: Sequence[OwnFile],
+    flat: bool,
+) -> Plan:
+    """The plan of a configuration whose settings are taken as they stand."""
     everything = selection.runs if selection.runs is not None else runs_to_learn_from(store)
     wanted = replace(selection, runs=everything, evaluation=config.evaluation.share, seed=config.seed)
     found = select(store, wanted, files)
@@ -83,9 +99,6 @@ def plan_training(
         raise SetupError(
             "weights = 'margin' is nothing that TRL's trainers know", hint="Leave out --flat, or data.weights."
         )
-    start = _start(config)
-    if start is not None:
-        config = config.model_copy(update={"lora": _lora_from(start, config)})
     before = lineage_of_base(config.base) if start is None else read_lineage(start, config.base)
     if start is not None and start.base is not None and start.base != (own := base_digest(config.base)):
         raise SetupError(
@@ -123,10 +136,13 @@ def begin(store: Store, plan: Plan) -> TrainingRow:
 
 
 def plan_of(store: Store, row: TrainingRow, machine: Machine | None = None) -> Plan:
-    """The plan of a stored training. Blocks. Raises SetupError if store or base are no longer what it began with."""
+    """The plan of a stored training. Blocks. Raises SetupError if store or base are no longer what it began with.
+
+    Its configuration is what it began with, whatever would be settled today: its id is of that.
+    """
     config = config_of(row, machine)
     selection, files = stored_selection(row.selection)
-    plan = plan_training(store, config, selection, files, flat="flat" in row.configuration)
+    plan = _planned(store, config, _start(config), selection, files, "flat" in row.configuration)
     if plan.id != row.id:
         changed = "its data" if plan.data.digest != row.data_digest else "its base or the adapter it starts from"
         raise SetupError(

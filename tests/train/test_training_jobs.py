@@ -36,7 +36,7 @@ from train.adapters import (
     stored_adapter,
 )
 from train.base_model import open_base
-from train.config import TrainingConfig, read_training_config
+from train.config import LoraSettings, TrainingConfig, read_training_config
 from train.data import Selection
 from train.points import Alarm, Forecast, Point
 from train.training import Job, training_folder
@@ -277,6 +277,25 @@ def test_an_adapter_is_trained_on_as_it_was_made_and_nothing_else_is_said_of_it(
             with pytest.raises(SetupError, match=rf"lora\.{field} is .*, and the adapter {made.adapter} was made with"):
                 plan_training(store, other, Selection())
     assert Job(store_path, identity).run().state == "finished"
+
+
+def test_a_training_on_an_adapter_that_was_stored_with_other_settings_goes_on(
+    base: Path, store_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As they were stored while a configuration kept its own settings: those asked for, or the defaults."""
+    made = Job(store_path, begun(store_path, config(base, "sft"))).run()
+    assert made.adapter is not None
+    start = str(StoredAdapters(store_path).find(made.adapter).path)
+    asked_for = {"rank": 64, "dropout": 0.5, "targets": "all-linear"}
+    with monkeypatch.context() as earlier:
+        earlier.setattr("train.training_plan._lora_from", lambda start, config: config.lora)
+        identity = begun(store_path, config(base, start=start, lora=asked_for))
+    with Store.open(store_path) as store:
+        again = plan_of(store, training(store, identity))
+    assert (again.id, again.config.lora) == (identity, LoraSettings.model_validate(asked_for))
+    assert Job(store_path, identity).run().state == "finished"
+    with Store.read(store_path) as store:
+        assert verify(store).clean
 
 
 def test_an_adapter_that_was_merged_into_its_base_goes_on_with_its_lineage(

@@ -26,7 +26,7 @@ from common import Bar, finish, say
 
 from agents.generator import Proposed
 from simulation.embedders import Embedder, Vectors, open_embedder
-from simulation.generation import Answer, weigh
+from simulation.generation import Answer, draw_examples, weigh
 from simulation.growing import item_of
 from simulation.persona_axes import load_axes
 from simulation.persona_calibration import labelled_pairs
@@ -41,6 +41,8 @@ from trees.writes import in_one
 SAMPLE = 5
 """Candidates on which the released code's way is timed."""
 PER_GENERATION = 20
+SHOWN = 5
+"""Examples drawn for each generation by how lonely they are, which compares what joined with all that is there."""
 
 
 class Counting:
@@ -49,6 +51,7 @@ class Counting:
     def __init__(self, inner: Embedder) -> None:
         self.name = inner.name
         self.knows_paraphrases = inner.knows_paraphrases
+        self.choice = inner.choice
         self.seen: Counter[str] = Counter()
         self.seconds = 0.0
         self._inner = inner
@@ -91,10 +94,21 @@ async def ours(embedder: Counting, pool_texts: Sequence[str], fresh: Sequence[st
         for generation, begin in enumerate(range(0, len(fresh), PER_GENERATION)):
             texts = fresh[begin : begin + PER_GENERATION]
             answer = Answer(0, "benchmark", None, [Proposed(tuple(sentences(text))) for text in texts])
+            began = time.perf_counter()
+            draw_examples(there, SHOWN, generation)
+            comparing += time.perf_counter() - began
             encoded = embedder.seconds
             began = time.perf_counter()
             done = await weigh(
-                there, generation, [answer], threshold=0.95, known={}, embed=embed, approve=None, room=len(fresh)
+                there,
+                generation,
+                [answer],
+                threshold=0.95,
+                guard=0.95,
+                known={},
+                embed=embed,
+                approve=None,
+                room=len(fresh),
             )
             weighing += time.perf_counter() - began - (embedder.seconds - encoded)
             rows = np.stack(list(done.vectors.values()))

@@ -19,14 +19,28 @@ from agents.generator import Proposed
 from simulation.embedders import Vectors
 from simulation.persona_checks import check
 from simulation.pool import Pool
-from simulation.similarity import Nearest, Neighbourhood, nearest_similarities
+from simulation.similarity import Nearest, Neighbourhood
 from trees.personas import Kind
 from trees.pool import Candidate
 
 SEED_SHARE = 3
 """One example of so many is a seed."""
 
-Approve = Callable[[Sequence[Candidate]], Awaitable[Sequence[str | None]]]
+UNCHECKED = "unchecked"
+"""The second look got no answer: the candidate may be proposed again."""
+NO_VERDICT = frozenset({"not_needed", UNCHECKED})
+"""Reasons that say nothing about a candidate, so that no accept rate counts it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """Why a candidate may not join."""
+
+    reason: str
+    detail: str
+
+
+Approve = Callable[[Sequence[Candidate]], Awaitable[Sequence[Rejection | None]]]
 """The second look: for each candidate why it may not join, or None."""
 
 
@@ -48,6 +62,8 @@ class Weighed:
 
     candidates: Sequence[Candidate]
     vectors: Mapping[str, Vectors] = field(default_factory=dict)
+    checked: int = 0
+    """How many were shown to a model for a second look."""
 
     @property
     def kept(self) -> list[Candidate]:
@@ -73,8 +89,9 @@ def draw_examples(pool: Pool, count: int, seed: int) -> list[str]:
 
 def _loneliness(pool: Pool) -> dict[str, float]:
     """How far each item is from its nearest neighbour: 1 less the cosine, never 0."""
-    alike = nearest_similarities(pool.open.vectors)
-    return {i: max(1e-3, 1 - float(value)) for i, value in zip(pool.open.ids, alike, strict=True)}
+    alike = pool.open.greatest()
+    # Rounded, since the last digits of a product of matrices depend on how many rows were multiplied at once.
+    return {i: max(1e-3, round(1 - float(value), 5)) for i, value in zip(pool.open.ids, alike, strict=True)}
 
 
 async def weigh(
@@ -83,22 +100,26 @@ async def weigh(
     answers: Sequence[Answer],
     *,
     threshold: float,
+    guard: float,
     known: Mapping[str, str],
     embed: Callable[[Mapping[str, str]], Awaitable[Mapping[str, Vectors]]],
     approve: Approve | None,
     room: int,
 ) -> Weighed:
-    """Give every candidate its reason. `known` are ids proposed before, with what became of them; `room` is how many
-    may still join.
+    """Give every candidate its reason.
+
+    `threshold` is the pool's and `guard` that of held-out items; `known` are ids proposed before, with what became of
+    them; `room` is how many may still join.
     """
     listed = [c for answer in answers for c in _candidates(pool.kind, generation, answer)]
     looked = _cheaply(listed, pool, known)
     texts = {c.item_id: c.text for c in looked if c.reason is None}
     vectors = await embed(texts)
-    compared = _compared(looked, pool, vectors, threshold)
+    compared = _compared(looked, pool, vectors, threshold, guard)
+    checked = 0 if approve is None else sum(c.reason is None for c in compared)
     if approve is not None:
         compared = await _approved(compared, approve)
-    return Weighed(_joined(compared, vectors, threshold, room), vectors)
+    return Weighed(_joined(compared, vectors, threshold, room), vectors, checked)
 
 
 def _candidates(kind: Kind, generation: int, answer: Answer) -> list[Candidate]:
@@ -132,7 +153,7 @@ def _looked_at(candidate: Candidate, pool: Pool, known: Mapping[str, str], seen:
 
 
 def _compared(
-    looked: Sequence[Candidate], pool: Pool, vectors: Mapping[str, Vectors], threshold: float
+    looked: Sequence[Candidate], pool: Pool, vectors: Mapping[str, Vectors], threshold: float, guard: float
 ) -> list[Candidate]:
     """With the whole pool: what the nearest item is, and whether it says the same."""
     open_ones = [c for c in looked if c.reason is None]
@@ -140,11 +161,13 @@ def _compared(
         return list(looked)
     rows = np.stack([vectors[c.item_id] for c in open_ones])
     nearest = iter(zip(pool.held_out.nearest(rows), pool.open.nearest(rows), strict=True))
-    return [c if c.reason is not None else _against(c, *next(nearest), threshold) for c in looked]
+    return [c if c.reason is not None else _against(c, *next(nearest), threshold, guard) for c in looked]
 
 
-def _against(candidate: Candidate, held: Nearest | None, near: Nearest | None, threshold: float) -> Candidate:
-    if held is not None and held.similarity >= threshold:
+def _against(
+    candidate: Candidate, held: Nearest | None, near: Nearest | None, threshold: float, guard: float
+) -> Candidate:
+    if held is not None and held.similarity >= guard:
         return replace(candidate, reason="near_held_out", nearest_id=held.id, similarity=held.similarity)
     if near is None:
         return candidate
@@ -157,7 +180,7 @@ async def _approved(compared: Sequence[Candidate], approve: Approve) -> list[Can
     answers = iter(await approve(asked))
     found = {c.item_id: said for c, said in zip(asked, answers, strict=True)}
     return [
-        replace(c, reason="model_check", detail=said) if (said := found.get(c.item_id)) is not None else c
+        replace(c, reason=said.reason, detail=said.detail) if (said := found.get(c.item_id)) is not None else c
         for c in compared
     ]
 

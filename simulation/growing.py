@@ -32,7 +32,7 @@ from agents.models.protocol import ChatRequest, Model
 from simulation.config import SamplingConfig
 from simulation.embedders import Vectors
 from simulation.gate import Gate, Price, Spent, prices_of, spent_on
-from simulation.generation import Answer, Weighed, draw_examples, weigh
+from simulation.generation import NO_VERDICT, UNCHECKED, Answer, Rejection, Weighed, draw_examples, weigh
 from simulation.growing_plan import Growing, GrowingConfig
 from simulation.persona_composer import composable, compose_nearest
 from simulation.persona_plan import Lack, Plan, count
@@ -133,12 +133,12 @@ class Grower:
             if grown.saturated(self._planned.config):
                 share = f"{grown.accept_rate():.0%} of the last {len(grown.verdicts)} candidates"
                 return False, f"saturated at {size} {kind_word(kind)}: {share} were kept"
-            done = await self._generation(kind, there, grown, wanted - size)
-            if done.failed == done.asked:
+            done, mute = await self._generation(kind, there, grown, wanted - size)
+            if mute:
                 return True, f"no call for {kind_word(kind)} got an answer: {done.cause}"
 
-    async def _generation(self, kind: Kind, there: Pool, grown: _Grown, room: int) -> Generation:
-        """Ask, weigh, commit: one generation."""
+    async def _generation(self, kind: Kind, there: Pool, grown: _Grown, room: int) -> tuple[Generation, bool]:
+        """Ask, weigh, commit: one generation, and whether those asked, or the checker, answered nothing at all."""
         await self.gate.hold()
         planned, number = self._planned, grown.generations
         lacking = self._lacking(kind, there)
@@ -148,27 +148,29 @@ class Grower:
             number,
             answers,
             threshold=planned.thresholds[kind].threshold,
+            guard=planned.thresholds[kind].guarding,
             known=grown.known,
             embed=self._embed,
             approve=None if planned.checker is None else self._approve,
             room=room,
         )
-        failed = [answer for answer in answers if answer.cause is not None]
+        failed = [answer.cause for answer in answers if answer.cause is not None]
+        unchecked = [c.detail for c in weighed.candidates if c.reason == UNCHECKED]
         done = Generation(
             kind,
             number,
-            len(answers),
-            len(failed),
+            len(answers) + weighed.checked,
+            len(failed) + len(unchecked),
             len(weighed.candidates),
             len(weighed.kept),
             tuple(f"{lack.axis}: {lack.value}" for lack in lacking[:MOST_LACKS]),
-            failed[0].cause if failed else None,
+            next(iter([*failed, *unchecked]), None),
         )
         await self._writer.commit(self._as_writes(done, weighed))
         _let_join(there, weighed, _source(self.row))
         grown.add(done, weighed.candidates)
         self._told(done)
-        return done
+        return done, len(failed) == len(answers) or 0 < weighed.checked == len(unchecked)
 
     def _as_writes(self, done: Generation, weighed: Weighed) -> list[Write]:
         name = self._planned.embedder.name
@@ -215,7 +217,7 @@ class Grower:
     ) -> Answer | Halted:
         """One call. A halt is a value here, so that the other calls of the generation are finished and kept."""
         planned, place = self._planned, f"{kind}.{generation}.{number}"
-        names = [name for name in planned.models if name != planned.checker or len(planned.models) == 1]
+        names = planned.generators
         model = names[(generation * planned.config.calls + number) % len(names)]
         shown = draw_examples(there, planned.config.examples, self._seed(place, "examples"))
         wanted = _rotated(lacking, number)
@@ -259,15 +261,15 @@ class Grower:
             answers.append(Answer(number, COMPOSER, None, proposed))
         return answers
 
-    async def _approve(self, asked: Sequence[Candidate]) -> Sequence[str | None]:
-        """The second look of a model: why each may not join."""
+    async def _approve(self, asked: Sequence[Candidate]) -> Sequence[Rejection | None]:
+        """The second look of a model: why each may not join; one without an answer is nobody's verdict."""
         looks = await asyncio.gather(*(self._look(c) for c in asked), return_exceptions=True)
         for look in looks:
             if isinstance(look, BaseException):
                 raise look
         return [look for look in looks if not isinstance(look, BaseException)]
 
-    async def _look(self, candidate: Candidate) -> str | None:
+    async def _look(self, candidate: Candidate) -> Rejection | None:
         name = self._planned.checker
         assert name is not None
         prompt = self._planned.prompts["persona.check"]
@@ -281,9 +283,9 @@ class Grower:
         try:
             _, answer = await self._calls.chat(name, request, asking)
         except CallFailed as failed:
-            return f"the check got no answer: {failed.message}"
+            return Rejection(UNCHECKED, f"the check got no answer: {failed.kind}: {failed.message}")
         said = answer.completions[0].text.strip().rstrip(".").lower()
-        return None if said == "yes" else f"{name} says {said[:20]!r}"
+        return None if said == "yes" else Rejection("model_check", f"{name} says {said[:20]!r}")
 
     def _seed(self, place: str, purpose: str) -> int:
         return derive_seed(self.row.seed, self.row.id, place, purpose)
@@ -311,7 +313,7 @@ class _Grown:
         self._count(weighed)
 
     def _count(self, weighed: Sequence[Candidate]) -> None:
-        counted = [c for c in weighed if c.reason != "not_needed"]
+        counted = [c for c in weighed if c.reason not in NO_VERDICT]
         self.verdicts += [c.reason is None for c in counted]
         self.known.update({c.item_id: f"rejected as {c.reason} before" for c in counted if c.reason is not None})
 

@@ -80,6 +80,8 @@ class Growing:
     models: Mapping[str, Model]
     entries: Mapping[str, ModelConfig]
     """How each model may be asked."""
+    generators: Sequence[str]
+    """Those of the models that invent, in turn; none where the axis tables do."""
     checker: str | None
     """The model that takes a second look."""
     axes: Axes
@@ -160,7 +162,7 @@ def check_growing(planned: Growing) -> None:
     """Raise SetupError where a growing cannot work as asked."""
     if not planned.sizes.profile and not planned.sizes.personality:
         raise SetupError("nothing is asked for", hint="Say how many: --profiles 300 --personalities 80.")
-    if planned.config.generator == "model" and not planned.models:
+    if planned.config.generator == "model" and not planned.generators:
         raise SetupError("no model is there to invent people", hint="Name one with --model, or use --generator plan.")
     for kind in KINDS:
         if planned.config.generator == "plan" and (size := getattr(planned.sizes, kind)):

@@ -32,6 +32,7 @@ class Neighbourhood:
     def __init__(self) -> None:
         self.ids: list[str] = []
         self._vectors: Vectors = np.zeros((0, 0), dtype=np.float32)
+        self._greatest: NDArray[np.float32] = np.zeros(0, dtype=np.float32)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -51,6 +52,22 @@ class Neighbourhood:
             self._vectors = grown
         self._vectors[len(self.ids) : needed] = vectors
         self.ids += ids
+
+    def greatest(self) -> NDArray[np.float32]:
+        """Each item's greatest similarity to another, 0 for one that is alone.
+
+        Kept, so that only what joined since the last time is compared with the others.
+        """
+        known, size = len(self._greatest), len(self.ids)
+        if known < size:
+            self._greatest = np.concatenate([self._greatest, np.full(size - known, -2, dtype=np.float32)])
+        for begin in range(known, size, _ROWS):
+            alike = self.vectors[begin : begin + _ROWS] @ self.vectors.T
+            rows = np.arange(len(alike))
+            alike[rows, rows + begin] = -2
+            self._greatest[begin : begin + _ROWS] = alike.max(axis=1)
+            self._greatest[:known] = np.maximum(self._greatest[:known], alike[:, :known].max(axis=0))
+        return self._greatest if size > 1 else np.zeros(size, dtype=np.float32)
 
     def nearest(self, vectors: Vectors) -> list[Nearest | None]:
         """The most similar item to each row; None while nobody is there. Of equals the one that joined first."""

@@ -28,6 +28,7 @@ WORDS: Mapping[str, str] = {
     "no_json": "not readable",
     "cut": "cut off",
     "empty": "empty answers",
+    "unchecked": "got no answer of the checker",
     "wrong_shape": "of another shape",
 }
 
@@ -90,7 +91,9 @@ class Progress:
 
 def in_words(counts: Mapping[str, int]) -> str:
     """Candidates by what became of them: how many, the share kept, and the reasons, the most frequent first."""
-    total = sum(count for reason, count in counts.items() if reason != "not_needed")
+    from simulation.generation import NO_VERDICT
+
+    total = sum(count for reason, count in counts.items() if reason not in NO_VERDICT)
     kept = counts.get("kept", 0)
     fallen = [f"{count} {WORDS.get(reason, reason.replace('_', ' '))}" for reason, count in counts.items()]
     reasons = ", ".join(text for text, reason in zip(fallen, counts, strict=True) if reason != "kept")

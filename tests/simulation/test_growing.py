@@ -29,11 +29,11 @@ from simulation.growing_plan import (
 from simulation.persona_axes import Axes, load_axes
 from simulation.persona_composer import compose_profile
 from simulation.persona_plan import count
-from simulation.pool import load_pool, settle_thresholds
+from simulation.pool import by_hand, load_pool
 from tests.support.agents import FakeModel, decides, says
 from trees.errors import Locked, SetupError
 from trees.personas import Kind, sentences
-from trees.pool import candidates, generations, growings, keep_item, pool, rejections
+from trees.pool import KINDS, Threshold, candidates, generations, growings, keep_item, pool, rejections
 from trees.store import Store
 from trees.verify import verify
 from trees.writes import in_one
@@ -63,13 +63,14 @@ async def plan(
     personalities: int = 0,
     axes: Axes = AXES,
     threshold: float = 0.8,
+    generators: Sequence[str] | None = None,
     checker: str | None = None,
     max_calls: int = 0,
     steered: bool = False,
     **config: Any,
 ) -> Growing:
     embedder = LexicalEmbedder()
-    thresholds = await settle_thresholds(store, embedder, {"profile": threshold, "personality": threshold})
+    thresholds = {kind: Threshold(kind, embedder.name, threshold, {"by": "hand"}) for kind in KINDS}
     return Growing(
         config=GrowingConfig(**{"calls": 2, "per_call": 4, "examples": 4, **config}),
         seed=1,
@@ -79,6 +80,7 @@ async def plan(
         thresholds=thresholds,
         models={model.name: model for model in models},
         entries={model.name: ScriptedConfig(kind="scripted", permits=4, attempts=1) for model in models},
+        generators=[model.name for model in models if model.name != checker] if generators is None else generators,
         checker=checker,
         axes=axes,
         steered=steered,
@@ -265,6 +267,64 @@ async def test_a_model_may_take_a_second_look(store: Store) -> None:
     assert verify(store).clean
 
 
+def _checker(decide: Any) -> FakeModel:
+    return FakeModel(decide, name="checker", capabilities=Capabilities(choice_logprobs=True))
+
+
+async def test_a_model_may_look_again_at_what_was_composed(store: Store) -> None:
+    checker = _checker(says("Yes"))
+    planned = await plan(store, checker, size=10, generator="plan", checker="checker")
+    check_growing(planned)
+    assert await grow(store, planned) == "finished"
+    (row,) = growings(store)
+    assert {c.model for c in candidates(store, row.id)} == {"plan"}
+    assert checker.asked
+
+
+async def test_a_generator_may_also_be_the_checker_beside_others(store: Store) -> None:
+    def either(request: ChatRequest) -> str:
+        return "Yes" if request.choices else _by_request(NEW)(request)
+
+    both = [
+        FakeModel(decides(either), name=name, capabilities=Capabilities(choice_logprobs=True)) for name in ("a", "b")
+    ]
+    await grow(store, await plan(store, *both, size=14, generators=["a", "b"], checker="a"))
+    (row,) = growings(store)
+    assert {c.model for c in candidates(store, row.id)} == {"a", "b"}
+
+
+async def test_a_checker_that_does_not_answer_condemns_nobody(store: Store) -> None:
+    first = set(NEW[:10])
+    once: set[str] = set()
+
+    def look(request: ChatRequest) -> str:
+        text = request.messages[-1].content
+        if any(one in text for one in first) and text not in once:
+            once.add(text)
+            raise ModelFailure("refused", "busy")
+        return "Yes"
+
+    inventor = FakeModel(decides(_by_request(NEW)), name="inventor")
+    await grow(store, await plan(store, inventor, _checker(decides(look)), size=30, checker="checker"))
+    (row,) = growings(store)
+    found = candidates(store, row.id)
+    unchecked = {c.text for c in found if c.reason == "unchecked"}
+    assert unchecked
+    assert unchecked & {c.text for c in found if c.reason is None}
+    assert "model_check" not in {c.reason for c in found}
+    assert sum(g.failed for g in generations(store, row.id)) == sum(c.reason == "unchecked" for c in found)
+
+
+async def test_a_checker_that_never_answers_ends_it(store: Store) -> None:
+    inventor = FakeModel(decides(_by_request(NEW)), name="inventor")
+    checker = _checker(says(ModelFailure("refused", "no such model")))
+    assert await grow(store, await plan(store, inventor, checker, size=30, checker="checker")) == "failed"
+    (row,) = growings(store)
+    assert row.reason is not None
+    assert "no such model" in row.reason
+    assert len(generations(store, row.id)) == 1
+
+
 async def test_several_models_take_turns(store: Store) -> None:
     models = [FakeModel(decides(_by_request(NEW)), name=name) for name in ("a", "b")]
     await grow(store, await plan(store, *models, size=14))
@@ -311,7 +371,7 @@ async def test_what_cannot_work_is_said_before_anything_is_asked(store: Store) -
     with pytest.raises(SetupError, match="no model is there"):
         check_growing(await plan(store))
     with pytest.raises(SetupError, match=r"the threshold of profile is 1\.5"):
-        await plan(store, FakeModel(), threshold=1.5)
+        by_hand((await plan(store)).thresholds, {"profile": 1.5})
 
 
 async def test_with_a_plan_prompts_ask_for_what_the_pool_lacks(store: Store) -> None:

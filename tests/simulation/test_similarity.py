@@ -92,3 +92,11 @@ async def test_an_embedder_that_is_not_there_is_named_with_the_choices() -> None
     with pytest.raises(SetupError, match="no folder 'nowhere'") as raised:
         await open_embedder("nowhere")
     assert "lexical" in str(raised.value)
+
+
+def test_greatest_similarities_are_kept_as_items_join() -> None:
+    rows = normalised(np.random.default_rng(3).normal(size=(50, 8)).astype(np.float32))
+    there = Neighbourhood()
+    for begin, end in ((0, 1), (1, 2), (2, 30), (30, 50)):
+        there.add([str(i) for i in range(begin, end)], rows[begin:end])
+        np.testing.assert_allclose(there.greatest(), nearest_similarities(rows[:end]), atol=1e-6)

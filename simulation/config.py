@@ -236,8 +236,8 @@ class RunConfig(Section):
         for place, role in self.roles().items():
             section, _, name = place.partition(".")
             there = plain[section][name] if name else plain[section]
-            if not role.names():
-                (there["model"],) = self.models_of(role)
+            if not role.names() and len(self.models) == 1:
+                there["model"] = next(iter(self.models))
         return plain
 
     @property

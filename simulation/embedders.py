@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Protocol
+from pathlib import Path
+from typing import Annotated, Any, Protocol
 from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, TypeAdapter
 
 from agents.models.config import ModelConfig
 from agents.models.open import open_model
@@ -28,6 +30,7 @@ Vectors = NDArray[np.float32]
 
 LEXICAL = "lexical"
 CHOICES = f"{SHIPPED}, {LEXICAL}, the name of a configured model that embeds, a folder, or hf://owner/repo"
+_ENTRIES: TypeAdapter[ModelConfig] = TypeAdapter(Annotated[ModelConfig, Field(discriminator="kind")])
 _DIMENSIONS = 4096
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)?")
 _PART = 4
@@ -42,6 +45,8 @@ class Embedder(Protocol):
     name: str
     knows_paraphrases: bool
     """Whether the same thing in other words is near."""
+    choice: Mapping[str, Any]
+    """How it is opened again, for the store: `name`, and the `entry` of a configured model."""
 
     async def vectors(self, texts: Sequence[str]) -> Vectors:
         """One row a text, in order, each of length 1. Raises SetupError if there is no vector to be had."""
@@ -58,6 +63,7 @@ class LexicalEmbedder:
 
     name = f"{LEXICAL}-1"
     knows_paraphrases = False
+    choice: Mapping[str, Any] = {"name": LEXICAL}
 
     async def vectors(self, texts: Sequence[str]) -> Vectors:
         return await asyncio.to_thread(lexical, texts)
@@ -71,8 +77,9 @@ class ModelEmbedder:
 
     knows_paraphrases = True
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, choice: Mapping[str, Any]) -> None:
         identity = model.identity
+        self.choice = choice
         self.name = f"{identity.model[:40]}@{identity.id[:8]}"
         self._model = model
 
@@ -90,7 +97,30 @@ class ModelEmbedder:
         await self._model.close()
 
 
-async def open_embedder(choice: str, configured: dict[str, ModelConfig] | None = None) -> Embedder:
+class KeptVectors:
+    """No embedder but its name: where every item has its vector in the store, none is loaded."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.knows_paraphrases = name != LexicalEmbedder.name
+        self.choice: Mapping[str, Any] = {}
+
+    async def vectors(self, texts: Sequence[str]) -> Vectors:
+        raise RuntimeError(f"{len(texts)} texts have no vector by {self.name}, and its embedder was not opened")
+
+    async def close(self) -> None:
+        return None
+
+
+async def reopen_embedder(choice: Mapping[str, Any], configured: Mapping[str, ModelConfig] | None = None) -> Embedder:
+    """The embedder that the store says was used: by the configuration at hand, else by the entry that was kept."""
+    name, entries = str(choice["name"]), dict(configured or {})
+    if name not in entries and "entry" in choice:
+        entries[name] = _ENTRIES.validate_python(choice["entry"])
+    return await open_embedder(name, entries)
+
+
+async def open_embedder(choice: str, configured: Mapping[str, ModelConfig] | None = None) -> Embedder:
     """The embedder of that name, loaded. Raises SetupError naming the choices."""
     if choice == LEXICAL:
         return LexicalEmbedder()
@@ -106,13 +136,29 @@ async def open_embedder(choice: str, configured: dict[str, ModelConfig] | None =
     except BaseException:
         await model.close()
         raise
-    return ModelEmbedder(model)
+    return ModelEmbedder(model, _how(choice, configured or {}))
 
 
-def _entry(choice: str, configured: dict[str, ModelConfig]) -> ModelConfig:
+def _entry(choice: str, configured: Mapping[str, ModelConfig]) -> ModelConfig:
     if choice in configured:
         return configured[choice]
     return SentencesConfig(kind="sentence-transformers", path=choice)
+
+
+def _how(choice: str, configured: Mapping[str, ModelConfig]) -> dict[str, Any]:
+    """What opens it again from anywhere: folders by their whole path."""
+    if choice not in configured:
+        return {"name": _whole(choice)}
+    entry = configured[choice].model_dump(mode="json", by_alias=True, exclude_unset=True)
+    return {
+        "name": choice,
+        "entry": {k: _whole(v) if k == "path" and isinstance(v, str) else v for k, v in entry.items()},
+    }
+
+
+def _whole(path: str) -> str:
+    folder = Path(path).expanduser()
+    return str(folder.resolve()) if path != SHIPPED and folder.exists() else path
 
 
 def normalised(rows: Vectors) -> Vectors:

@@ -92,11 +92,6 @@ class Engine:
         self._stage = Stage(self._calls, _all_prompts(store, self._revisions), silences(store, run.id))
         busy = 2 * sum(seat.permits.most for seat in seats.values())
         self._levels = Permits(busy)
-        self._busy = busy
-        self._stored = Permits(busy)
-        """Of stored trees that something is done to: a pause of what is played takes none of these."""
-        self._changing = asyncio.Lock()
-        """Changes of how the run is played read what stands and write it anew: one at a time."""
         self._bus = Bus(make_actors(cast, self._stage), limit=busy, on_error=self._stage.keep_error)
         self._judges: dict[str, JudgeSpec] = dict(cast.judges)
         self._in_flight = Permits(1)
@@ -226,13 +221,13 @@ class Engine:
     async def _each(
         self, work: Callable[[Scene, ConversationTree, Person], Awaitable[int]], tree_ids: Sequence[str]
     ) -> int:
-        """Do something to stored trees, as many at a time as keep the models busy; returns what all of it came to.
+        """Do something to stored trees, as many at a time as levels are played; returns what all of it came to.
 
         What was done is kept whatever happens to others. Raises the first of what went wrong.
         """
 
         async def one(tree_id: str) -> int:
-            async with self._stored, self._operating[tree_id]:
+            async with self._levels, self._operating[tree_id]:
                 return await work(self._working_scene(tree_id), self._store.tree(tree_id), self._person(tree_id))
 
         done = await asyncio.gather(*(one(tree_id) for tree_id in tree_ids), return_exceptions=True)
@@ -242,11 +237,8 @@ class Engine:
         return sum(each for each in done if isinstance(each, int))
 
     def _working_scene(self, tree_id: str) -> Scene:
-        """What an operation on a stored tree is played with: a pause before the next turn does not hold it up, nor do
-        levels that wait in one.
-        """
-        scene = self._scene(self._store.tree_row(tree_id).revision)
-        return replace(scene, hold=self.gate.enter, levels=Permits(self._busy))
+        """What an operation on a stored tree is played with: a pause before the next turn does not hold it up."""
+        return replace(self._scene(self._store.tree_row(tree_id).revision), hold=self.gate.enter)
 
     def _scene(self, revision: int) -> Scene:
         config = self.cast.config
@@ -358,28 +350,25 @@ class Engine:
         return {"stopping": True}
 
     async def _permits(self, args: dict[str, Any], asked_by: str) -> dict[str, Any]:
-        name = str(args["model"])
-        seat = self._calls.seats.get(name)
+        seat = self._calls.seats.get(str(args["model"]))
         if seat is None:
-            raise SetupError(f"no model {name!r}; there are {', '.join(self._calls.seats)}")
-        limit = "auto" if args["limit"] == "auto" else max(1, int(args["limit"]))
-        entry = self.cast.config.models[name]
-        async with self._changing:
-            operation = self._store.run(self.run_row.id).operation
-            if name in operation["models"]:
-                models = {**operation["models"], name: {**operation["models"][name], "permits": limit}}
-                await self._writer.commit(set_operation_fields(self.run_row.id, {**operation, "models": models}))
-        seat.permits.set_limit(entry.adaptive_limit() if isinstance(limit, str) else limit)
-        return {"model": name, "limit": limit}
+            raise SetupError(f"no model {args['model']!r}; there are {', '.join(self._calls.seats)}")
+        entry = self.cast.config.models[str(args["model"])]
+        auto = args["limit"] == "auto"
+        seat.permits.set_limit(entry.adaptive_limit() if auto else max(1, int(args["limit"])))
+        operation = self._store.run(self.run_row.id).operation
+        changed = {**operation["models"][str(args["model"])], "permits": "auto" if auto else max(1, int(args["limit"]))}
+        models = {**operation["models"], str(args["model"]): changed}
+        await self._writer.commit(set_operation_fields(self.run_row.id, {**operation, "models": models}))
+        return {"model": args["model"], "limit": args["limit"] if auto else seat.permits.limit}
 
     async def _limits(self, args: dict[str, Any], asked_by: str) -> dict[str, Any]:
-        async with self._changing:
-            limits = LimitsConfig.model_validate({**self.gate.limits.model_dump(), **args})
-            self.gate.limits = limits
-            if "trees_in_flight" in args:
-                self._set_trees(limits)
-            operation = {**self._store.run(self.run_row.id).operation, "limits": limits.model_dump()}
-            await self._writer.commit(set_operation_fields(self.run_row.id, operation))
+        limits = LimitsConfig.model_validate({**self.gate.limits.model_dump(), **args})
+        self.gate.limits = limits
+        if "trees_in_flight" in args:
+            self._set_trees(limits)
+        operation = {**self._store.run(self.run_row.id).operation, "limits": limits.model_dump()}
+        await self._writer.commit(set_operation_fields(self.run_row.id, operation))
         return limits.model_dump()
 
     async def _prompt(self, args: dict[str, Any], asked_by: str) -> dict[str, Any]:
@@ -414,8 +403,7 @@ class Engine:
         name = str(args["name"])
         self._refuse_while_paused_hard()
         if "config" in args:
-            async with self._changing:
-                await self._add_judge(name, args["config"], args.get("models", {}))
+            await self._add_judge(name, args["config"], args.get("models", {}))
         if name not in self._judges:
             raise SetupError(f"no judge {name!r} in this run; there are {', '.join(self._judges)}")
         judging = partial(judge_again, name=name, repeat_existing=bool(args.get("again")))
@@ -474,7 +462,6 @@ class Engine:
         widened = self.cast.config.model_copy(update={"models": models})
         self.cast = replace(self.cast, config=widened, models={**self.cast.models, **opened})
         self._calls.seats.update({name: seat_of(model, config.models[name]) for name, model in opened.items()})
-        self.gate.price(prices_of({name: config.models[name] for name in opened}))
 
     async def _test(self, args: dict[str, Any], asked_by: str) -> dict[str, Any]:
         from simulation.model_test import try_model

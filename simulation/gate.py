@@ -75,16 +75,12 @@ class Gate:
         """Why no call may start any more; None while they may."""
         self.failure: StoreError | None = None
         """What made the store unusable; None if nothing did."""
-        self._prices = dict(prices)
+        self._prices = prices
         self._began = time.monotonic()
         self._calls_open = asyncio.Event()
         self._levels_open = asyncio.Event()
         self._halting = asyncio.Event()
         self.resume()
-
-    def price(self, prices: Mapping[str, Price]) -> None:
-        """Take the prices of models in that joined later."""
-        self._prices.update(prices)
 
     @property
     def paused(self) -> str | None:

@@ -11,7 +11,8 @@ Invariant: the same similarities and labels give the same calibration; nothing i
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import resources
@@ -29,6 +30,11 @@ FILES: dict[Kind, str] = {
 }
 LEAST_PRECISION = 0.9
 """Of the pairs at or above a threshold, the share that has to be paraphrases."""
+LEAST_RECALL = 0.8
+"""Of the paraphrases, the share that the guard of held-out items is to find where that does not cost too much."""
+WARNED_BELOW = 0.5
+"""Of the paraphrases found; fewer are pointed out."""
+OTHERS: tuple[Label, ...] = ("same_kind", "different")
 HALVES = 200
 """Random halvings over which precision and recall are taken."""
 
@@ -57,10 +63,41 @@ class Calibration:
     """Share of the pairs of the same kind at or above it: false alarms."""
     different_above: float
     pairs: int
+    similarities: Mapping[str, tuple[float, ...]]
+    """Of all pairs by label, so that what any other threshold would find can be told."""
 
     def as_dict(self) -> dict[str, Any]:
         """Everything but the threshold, for the store."""
         return {name: value for name, value in asdict(self).items() if name != "threshold"}
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Which of the labelled pairs a threshold takes for the same, of how many."""
+
+    paraphrases: tuple[int, int]
+    same_kind: tuple[int, int]
+    different: tuple[int, int]
+
+    @property
+    def recall(self) -> float:
+        found, of = self.paraphrases
+        return found / of if of else 0.0
+
+
+def found_at(measured: Mapping[str, Any], threshold: float) -> Found | None:
+    """What a threshold finds of the pairs that were measured; None where none were."""
+    by_label = measured.get("similarities")
+    if not by_label:
+        return None
+    counts = [(sum(v >= threshold for v in by_label[label]), len(by_label[label])) for label in ("paraphrase", *OTHERS)]
+    return Found(*counts)
+
+
+def recalling(measured: Mapping[str, Any]) -> float | None:
+    """The highest threshold that finds LEAST_RECALL of the measured paraphrases; None where none were measured."""
+    found = sorted((measured.get("similarities") or {}).get("paraphrase", ()), reverse=True)
+    return found[max(0, math.ceil(LEAST_RECALL * len(found)) - 1)] if found else None
 
 
 @cache
@@ -88,6 +125,10 @@ def calibrate(measured: Sequence[tuple[float, Label]]) -> Calibration:
         same_kind_above=_share_above(values[labels == "same_kind"], threshold),
         different_above=_share_above(values[labels == "different"], threshold),
         pairs=len(measured),
+        similarities={
+            label: tuple(sorted(round(float(v), 6) for v in values[labels == label]))
+            for label in ("paraphrase", *OTHERS)
+        },
     )
 
 

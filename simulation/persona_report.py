@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from simulation.embedders import Embedder
+from simulation.generation import NO_VERDICT
 from simulation.persona_axes import Axes
 from simulation.persona_plan import Plan, count, tag
 from simulation.pool import Pool, load_pool
@@ -46,7 +47,8 @@ async def describe(
     """The facts of one kind of a store's pool."""
     there = await load_pool(store, embedder, kind)
     texts = {i: there.items[i].text for i in there.open.ids}
-    proposed = [c for row in growings(store) for c in candidates(store, row.id, kind)]
+    by_growing = {row.id: candidates(store, row.id, kind) for row in reversed(growings(store))}
+    proposed = [c for weighed in by_growing.values() for c in weighed]
     born = {c.item_id: c.generation for c in proposed if c.reason is None}
     filled = count(list(texts.values()), kind, axes)
     return {
@@ -54,13 +56,14 @@ async def describe(
         "embedder": embedder.name,
         "knows_paraphrases": embedder.knows_paraphrases,
         "threshold": threshold.threshold,
+        "guard": threshold.guarding,
         "measured": dict(threshold.measured),
         "size": len(there.items),
         "seeds": len(there.seeds),
         "grown": sum(i in born for i in texts),
         "held_out": len(there.held_out),
         "blocked": sum(item.split == "blocked" for item in there.items.values()),
-        "growth": _growth(proposed),
+        "growth": [row for growing, weighed in by_growing.items() for row in _growth(growing, weighed)],
         "reasons": dict(Counter(c.reason or "kept" for c in proposed).most_common()),
         **_diversity(there, threshold.threshold),
         "map": _map(there, born, axes, kind),
@@ -71,11 +74,11 @@ async def describe(
     }
 
 
-def _growth(proposed: Sequence[Candidate]) -> list[dict[str, int]]:
-    """Candidates and kept by generation."""
-    asked: Counter[int] = Counter(c.generation for c in proposed)
-    kept: Counter[int] = Counter(c.generation for c in proposed if c.reason is None)
-    return [{"generation": g, "candidates": asked[g], "kept": kept[g]} for g in sorted(asked)]
+def _growth(growing: str, weighed: Sequence[Candidate]) -> list[dict[str, Any]]:
+    """Candidates and kept by generation of one growing; what got no verdict counts as neither."""
+    judged: Counter[int] = Counter(c.generation for c in weighed if c.reason not in NO_VERDICT)
+    kept: Counter[int] = Counter(c.generation for c in weighed if c.reason is None)
+    return [{"growing": growing, "generation": g, "candidates": judged[g], "kept": kept[g]} for g in sorted(judged)]
 
 
 def _diversity(there: Pool, threshold: float) -> dict[str, Any]:

@@ -8,23 +8,22 @@ Invariant: every item of the pool has a vector here, and one in the store.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from agents.models.config import ModelConfig
 from agents.models.sentences import SHIPPED
-from simulation.embedders import Embedder, Vectors, open_embedder
+from simulation.embedders import LEXICAL, Embedder, Vectors, open_embedder, reopen_embedder
 from simulation.persona_calibration import calibrate, labelled_pairs
 from simulation.similarity import Neighbourhood
 from trees.errors import SetupError
 from trees.personas import Kind
-from trees.pool import KINDS, PoolItem, Threshold, drop_blocks, grown_ids, keep_threshold, keep_vector, pool, thresholds
+from trees.pool import KINDS, PoolItem, Threshold, grown_ids, keep_vector, pool, thresholds
 from trees.pool import vectors as stored_vectors
 from trees.store import Store
-from trees.writes import Write
 
 
 @dataclass
@@ -85,50 +84,66 @@ async def open_pool_embedder(
 
     Raises SetupError if the pool's thresholds are another embedder's and `change` is not set.
     """
-    used = {kind: threshold.embedder for kind, threshold in thresholds(store).items()}
-    before = next(iter(used.values()), None)
-    embedder = await open_embedder(choice or _choice_of(before) or SHIPPED, dict(configured or {}))
-    if before is not None and before != embedder.name and not change:
+    before = next(iter(thresholds(store).values()), None)
+    if choice is None and before is not None:
+        embedder = await _again(before, configured)
+    else:
+        embedder = await open_embedder(choice or SHIPPED, configured)
+    if before is not None and before.embedder != embedder.name and not change:
         await embedder.close()
         raise SetupError(
-            f"the pool's vectors and thresholds are those of {before!r}, and this embedder is {embedder.name!r}",
+            f"the pool's vectors and thresholds are those of {before.embedder!r}, and this embedder is "
+            f"{embedder.name!r}",
             hint="Name that one with --embedder, or measure the pool anew with --change-embedder.",
         )
     return embedder
 
 
-def _choice_of(name: str | None) -> str | None:
-    """The option that gave an embedder its name, where the name says so."""
-    if name is None:
-        return None
-    return {"minilm": SHIPPED, "lexical-1": "lexical"}.get(name.partition("@")[0])
+async def _again(before: Threshold, configured: Mapping[str, ModelConfig] | None) -> Embedder:
+    """The embedder of the pool's thresholds, opened as it was."""
+    known = {SHIPPED: SHIPPED, "lexical-1": LEXICAL}.get(before.embedder.partition("@")[0])
+    how = before.choice or ({"name": known} if known else None)
+    try:
+        if how is not None:
+            return await reopen_embedder(how, configured)
+    except SetupError as error:
+        raise SetupError(error.message, hint=_ANEW) from error
+    raise SetupError(
+        f"the pool was measured by {before.embedder!r}, and the store does not say how that is opened",
+        hint=f"Name it once: espalier personas split --held-out 0x0 --embedder NAME. {_ANEW}",
+    )
 
 
-async def settle_thresholds(
-    store: Store, embedder: Embedder, by_hand: Mapping[Kind, float] | None = None
-) -> dict[Kind, Threshold]:
-    """The thresholds in force: those given, else the stored ones, else calibrated on the labelled pairs; kept.
+_ANEW = "Or measure the pool by another: espalier personas split --held-out 0x0 --embedder minilm --change-embedder."
 
-    Raises SetupError if one is out of range.
+
+async def settle_thresholds(store: Store, embedder: Embedder, anew: Collection[Kind] = ()) -> dict[Kind, Threshold]:
+    """The thresholds in force: the stored ones (but for kinds `anew`), else measured on the labelled pairs.
+
+    Nothing is kept: `simulation.splits.keep_settled` does.
     """
     settled: dict[Kind, Threshold] = {}
-    writes: list[Write] = []
     stored = thresholds(store)
     for kind in KINDS:
         before = stored.get(kind)
-        given = (by_hand or {}).get(kind)
-        if given is not None:
-            settled[kind] = Threshold(kind, embedder.name, _in_range(kind, given), {"by": "hand"})
-        elif before is not None and before.embedder == embedder.name:
-            settled[kind] = before
+        if before is not None and before.embedder == embedder.name and kind not in anew:
+            settled[kind] = replace(before, choice=embedder.choice or before.choice)
         else:
             settled[kind] = await calibrated(embedder, kind)
-        if settled[kind] != before:
-            writes += keep_threshold(settled[kind])
-    if any(before.embedder != embedder.name for before in stored.values()):
-        writes.append(drop_blocks())
-    store.apply(writes)
     return settled
+
+
+def by_hand(settled: Mapping[Kind, Threshold], given: Mapping[Kind, float]) -> dict[Kind, Threshold]:
+    """These thresholds for one growing; the guard of held-out items keeps its own. Raises SetupError."""
+    return dict(settled) | {
+        kind: replace(
+            settled[kind],
+            threshold=in_range(kind, value),
+            measured={**settled[kind].measured, "by": "hand"},
+            guard=settled[kind].guarding,
+        )
+        for kind, value in given.items()
+    }
 
 
 async def calibrated(embedder: Embedder, kind: Kind) -> Threshold:
@@ -137,18 +152,19 @@ async def calibrated(embedder: Embedder, kind: Kind) -> Threshold:
     left, right = await _both(embedder, pairs)
     alike = (left * right).sum(axis=1)
     measured = calibrate([(float(value), pair.label) for value, pair in zip(alike, pairs, strict=True)])
-    return Threshold(kind, embedder.name, measured.threshold, {"by": "labelled pairs", **measured.as_dict()})
+    told = {"by": "labelled pairs", **measured.as_dict()}
+    return Threshold(kind, embedder.name, measured.threshold, told, choice=embedder.choice)
 
 
 async def _both(embedder: Embedder, pairs: Sequence[Any]) -> tuple[Vectors, Vectors]:
     return await embedder.vectors([pair.a for pair in pairs]), await embedder.vectors([pair.b for pair in pairs])
 
 
-def _in_range(kind: Kind, given: float) -> float:
+def in_range(kind: Kind, given: float) -> float:
     if not 0 < given <= 1:
         raise SetupError(
             f"the threshold of {kind} is {given:g}, and a similarity from which items count as the same lies above 0 "
             "and is at most 1",
-            hint="Leave it out to have it measured on labelled pairs.",
+            hint="Say `measured` to have it measured on labelled pairs.",
         )
     return given

@@ -602,3 +602,12 @@ def m012_situations(db: Database) -> None:
     db.executescript("""
     ALTER TABLE trees ADD COLUMN situation TEXT; -- JSON: name, steps, turn of the change; NULL if none
     """)
+
+
+@migrations()
+def m013_guard_and_choice(db: Database) -> None:
+    """How the pool's embedder is opened again, and from where on the guard of held-out items takes two for one."""
+    db.executescript("""
+    ALTER TABLE thresholds ADD COLUMN guard REAL;  -- at most threshold; NULL: the guard takes that one
+    ALTER TABLE thresholds ADD COLUMN choice TEXT; -- JSON: name, folder or address, and a configured model's entry
+    """)

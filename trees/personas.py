@@ -22,6 +22,8 @@ from trees.ids import digest_of
 Pronouns = Literal["she", "he", "they"]
 Kind = Literal["profile", "personality"]
 
+SPLITS = ("train", "blocked", "held_out")
+"""What a line may say of itself; of two lines on one item the later of these counts."""
 LONGEST = 20_000
 """Characters of a line, at most."""
 _SHOWN = 80
@@ -100,8 +102,10 @@ def parse_personas(data: bytes, *, kind: Kind | None, source: str) -> Parsed:
         try:
             records = list(_records(raw))
             found = [_item(record, kind) for record in records]
-            said = [record.get("split") if isinstance(record, dict) else None for record in records]
-            splits.update((item.id, split) for item, split in zip(found, said, strict=True) if isinstance(split, str))
+            said = [_split_of(record) for record in records]
+            for item, split in zip(found, said, strict=True):
+                if split is not None:
+                    splits[item.id] = max(split, splits.get(item.id, split), key=SPLITS.index)
         except _Broken as error:
             problems.append(Problem(number, str(error), raw.decode("utf-8", "replace").strip()[:_SHOWN]))
             continue
@@ -211,6 +215,14 @@ def _records(raw: bytes) -> Iterator[Any]:
         yield value
         while at < len(line) and line[at] in " \t,":
             at += 1
+
+
+def _split_of(record: Any) -> str | None:
+    """The split that a record names. A misspelt one is not taken for training."""
+    split = record.get("split") if isinstance(record, dict) else None
+    if split is not None and split not in SPLITS:
+        raise _Broken(f"its split is {split!r}, not 'train', 'blocked' or 'held_out'")
+    return split
 
 
 def _item(record: Any, kind: Kind | None) -> Profile | Personality:

@@ -104,6 +104,14 @@ class Threshold:
     threshold: float
     measured: Mapping[str, Any]
     """Precision, recall and the pairs they come from; `{"by": "hand"}` if it was set."""
+    guard: float | None = None
+    """From where on the guard of held-out items takes two for one; None: from `threshold` on."""
+    choice: Mapping[str, Any] | None = None
+    """How the embedder is opened again; None where it was kept before that was known."""
+
+    @property
+    def guarding(self) -> float:
+        return self.threshold if self.guard is None else self.guard
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,8 +211,8 @@ def vectors(store: Store, embedder: str, ids: Sequence[str]) -> dict[str, bytes]
 
 def thresholds(store: Store) -> dict[Kind, Threshold]:
     """The pool's thresholds by kind; empty before anything was compared."""
-    rows = store.rows("SELECT kind, embedder, threshold, measured FROM thresholds")
-    return {r[0]: Threshold(r[0], r[1], r[2], json.loads(r[3])) for r in rows}
+    rows = store.rows("SELECT kind, embedder, threshold, measured, guard, choice FROM thresholds")
+    return {r[0]: Threshold(r[0], r[1], r[2], json.loads(r[3]), r[4], json.loads(r[5]) if r[5] else None) for r in rows}
 
 
 def blocks(store: Store) -> list[Block]:
@@ -288,9 +296,14 @@ def keep_vector(embedder: str, item_id: str, vector: bytes) -> Write:
 
 def keep_threshold(threshold: Threshold) -> list[Write]:
     """Set a kind's threshold. With another embedder than before, the caller replaces those of both kinds."""
-    sql = "INSERT OR REPLACE INTO thresholds (kind, embedder, threshold, measured, at) VALUES (?, ?, ?, ?, ?)"
+    sql = (
+        "INSERT OR REPLACE INTO thresholds (kind, embedder, threshold, measured, guard, choice, at) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?)"
+    )
     measured = canonical_json(dict(threshold.measured))
-    return [(sql, (threshold.kind, threshold.embedder, threshold.threshold, measured, time.time()))]
+    choice = None if threshold.choice is None else canonical_json(dict(threshold.choice))
+    what = (threshold.kind, threshold.embedder, threshold.threshold)
+    return [(sql, (*what, measured, threshold.guard, choice, time.time()))]
 
 
 def hold_out(kind: Kind, ids: Sequence[str]) -> list[Write]:

@@ -17,4 +17,5 @@ MIGRATIONS = (
     "m010_benchmarks",
     "m011_rounds",
     "m012_situations",
+    "m013_guard_and_choice",
 )

@@ -13,6 +13,7 @@ from tui.console import say, say_table
 from tui.growing_view import in_words
 from tui.sanitise import one_line, visible
 from tui.svg import bars, colours_of, histogram, scatter
+from tui.thresholds import few_found, filter_told, guard_told
 
 Report = Mapping[str, Any]
 _BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -43,6 +44,8 @@ def say_report(reports: Sequence[Report]) -> None:
         say_table(("", *names), [(label, *(value(f) for f in facts)) for label, value in _ROWS], right=names)
         for name, fact in zip(names, facts, strict=True):
             say(f"\n{name}: nearest neighbours, similarity 0 to 1, the same from {fact['threshold']:.2f} on")
+            for told in _thresholds_told(fact):
+                say(f"  {told}")
             say(f"  0 {_sparkline(fact['nearest_histogram'])} 1")
             if fact["reasons"]:
                 say(f"  grown: {in_words(fact['reasons'])}")
@@ -135,7 +138,7 @@ def _pictures(fact: Report) -> str:
     parts = [
         "<h4>Nearest neighbours</h4>",
         histogram(fact["nearest_histogram"], 0, 1, "similarity to the nearest neighbour", fact["threshold"]),
-        f"<p class='quiet'>From {fact['threshold']:.2f} on two items say the same{_safe(_measured(fact))}.</p>",
+        "".join(f"<p class='quiet'>{_safe(told)}.</p>" for told in _thresholds_told(fact)),
         _growth(fact),
         _maps(fact),
         _axes_tables(fact),
@@ -144,17 +147,24 @@ def _pictures(fact: Report) -> str:
     return "".join(parts)
 
 
-def _measured(fact: Report) -> str:
-    measured = fact["measured"]
-    if measured.get("by") == "hand":
-        return ", as set by hand"
-    return f", with precision {measured['precision']:.2f} and recall {measured['recall']:.2f} on labelled pairs"
+def _thresholds_told(fact: Report) -> list[str]:
+    """What the thresholds of filter and guard find of the labelled pairs, and what to do if that is little."""
+    measured, threshold, guard = fact["measured"], fact["threshold"], fact["guard"]
+    told = [f"from {threshold:.3f} on two items say the same{filter_told(measured, threshold)}"]
+    if guard != threshold or measured.get("guard_by") == "hand":
+        told.append(f"held-out ones are guarded from {guard:.3f} on{guard_told(measured, guard)}")
+    few = few_found(fact["kind"], measured, guard)
+    return [*told, few] if few is not None else told
 
 
 def _growth(fact: Report) -> str:
     if not fact["growth"]:
         return ""
-    rates = [(f"generation {g['generation']}", g["kept"] / max(g["candidates"], 1)) for g in fact["growth"]]
+    several = len({g["growing"] for g in fact["growth"]}) > 1
+    rates = [
+        (f"{g['growing'][:8]} " * several + f"generation {g['generation']}", g["kept"] / max(g["candidates"], 1))
+        for g in fact["growth"]
+    ]
     told = _safe(in_words(fact["reasons"]))
     return f"<h4>Accept rate by generation</h4>{bars(rates, 'share of candidates kept')}<p class='quiet'>{told}</p>"
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trees.errors import StoreMissing
+from tui.console import say
 
 if TYPE_CHECKING:
     from trees.store import RunRow, Store
@@ -45,10 +46,14 @@ async def guard(path: Path) -> None:
     """Compare what is new in a store with what is held out, before anything of it is read for training."""
     from simulation.guarding import guard_training
     from simulation.splits import has_held_out
+    from trees.pool import thresholds
     from trees.store import Store
 
     with Store.read(path) as store:
         if not has_held_out(store):
             return
     with Store.open(path) as store:
+        first = not thresholds(store)
         await guard_training(store)
+        for measured in list(thresholds(store).values())[:1] if first else ():
+            say(f"the pool was measured for its held-out items, by {measured.embedder}", stderr=True)

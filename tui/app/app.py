@@ -165,8 +165,8 @@ class EspalierApp(App[Path]):
         """The opening of the store and its `data_version` when it was last looked at; None if it cannot be read."""
         self._beaten = 0.0
         self._looking = False
-        self.changes = 0
-        """How often the store was seen to have changed, so that a screen knows whether it shows what there is."""
+        self._unseen = False
+        """Whether the store changed since the screen last followed."""
         self._seen_again = 0.0
         self.looked = False
         """Whether the store was looked at once."""
@@ -253,11 +253,11 @@ class EspalierApp(App[Path]):
             self.runs = tuple(lines)
         if lines is not None or changed:
             self.show_pill()
-        self.changes += changed
+        self._unseen = self._unseen or changed
         below, now = next(iter(self.screen_stack), None), time.monotonic()
-        if isinstance(below, Mode) and below.ready and below.behind and now >= self._seen_again:
-            self._seen_again = now + below.EVERY_S
-            below.follow()
+        if self._unseen and isinstance(below, Mode) and below.ready and now >= self._seen_again:
+            self._unseen, self._seen_again = False, now + below.EVERY_S
+            below.refresh_view()
 
     def _beat(self, store: Store) -> tuple[tuple[int, int], Iterable[RunLine] | None]:
         version = (self.figures.openings, int(store.rows("PRAGMA data_version")[0][0]))
@@ -411,8 +411,7 @@ class EspalierApp(App[Path]):
     def action_redraw(self) -> None:
         self.refresh(layout=True)
 
-    def action_leave(self, to: Path | None = None) -> None:
-        """Leave the app, or this store for another one; what would be lost is asked about first."""
+    def action_leave(self) -> None:
         live = [line for line in self.runs if line.live]
         unsaved = [stack[0].unsaved for stack in self._screen_stacks.values() if stack and isinstance(stack[0], Mode)]
         told = [f"{what} is not saved and would be lost." for what in unsaved if what]
@@ -420,10 +419,10 @@ class EspalierApp(App[Path]):
             names = ", ".join(f"{line.name!r}" for line in live[:3])
             told.append(f"{names} is being played. It goes on without this window; `espalier` attaches to it again.")
         if not told:
-            self.exit(to)
+            self.exit()
             return
         answers = (("detach", "Detach and quit" if live else "Quit"), ("cancel", "Cancel"))
-        self.push_screen(Question("\n".join(told), answers), lambda answer: self.exit(to) if answer else None)
+        self.push_screen(Question("\n".join(told), answers), lambda answer: self.exit() if answer else None)
 
     def outside(self, program: str, text: str, suffix: str = ".txt") -> str | None:
         """A text in another program with the whole terminal; returns what it is afterwards, None if it did not run."""

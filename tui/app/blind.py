@@ -8,7 +8,6 @@ Invariant: what is made here names no responder, model, hint, score, judge or co
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 from simulation.votes import LETTERS, Person, shown_order, votable, vote_of
 from trees.statistics import agreement
@@ -36,22 +35,14 @@ def outline(opened: Opened, person: Person, *, everything: bool) -> list[Outline
     rows = []
     for user, replies in turns(opened, everything=everything):
         said = said_of(opened, person, user, replies)
-        rows.append(OutlineRow(user.id, partial(_user_cells, user, said)))
+        head: list[Cell] = [(f"{user.turn} ", "user")]
+        if said in ("tie", "both_bad"):
+            head.append((f"{said.replace('_', ' ')}  ", "accent"))
+        rows.append(OutlineRow(user.id, (*head, flat(user.text, PREVIEW))))
         for letter, reply in lettered(user, replies):
-            rows.append(OutlineRow(reply.id, partial(_reply_cells, letter, reply, said)))
+            mark = ("> " if said == reply.id else "  ", "accent")
+            rows.append(OutlineRow(reply.id, (("   ", ""), mark, (f"{letter}  ", "bold"), flat(reply.text, PREVIEW))))
     return rows
-
-
-def _user_cells(user: Node, said: str | None) -> Sequence[Cell]:
-    head: list[Cell] = [(f"{user.turn} ", "user")]
-    if said in ("tie", "both_bad"):
-        head.append((f"{said.replace('_', ' ')}  ", "accent"))
-    return (*head, flat(user.text, PREVIEW))
-
-
-def _reply_cells(letter: str, reply: Node, said: str | None) -> Sequence[Cell]:
-    mark = ("> " if said == reply.id else "  ", "accent")
-    return (("   ", ""), mark, (f"{letter}  ", "bold"), flat(reply.text, PREVIEW))
 
 
 def lettered(user: Node, replies: Sequence[Node]) -> list[tuple[str, Node]]:

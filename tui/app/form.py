@@ -8,10 +8,8 @@ Invariant: nothing is lost by going through the form: a text that no field was c
 
 from __future__ import annotations
 
-import sqlite3
 import tomllib
 from collections.abc import Iterator, Mapping
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -25,7 +23,6 @@ from simulation.cast import Cast, load_prompts, roles_of
 from simulation.config import RunConfig, make_config
 from simulation.estimate import Estimate, estimate
 from simulation.runs import draw_personas
-from train.adapters import adapters_folder
 from trees.errors import SetupError
 from trees.store import Store
 
@@ -167,20 +164,6 @@ def guessed(config: RunConfig, folder: Path, store: Store | None) -> Estimate:
     prompts = load_prompts(config, folder / "prompts")
     personas = draw_personas(config.personas, config.seed, folder, store)
     return estimate(Cast(config, roles_of(config), prompts, {}, {}), personas)
-
-
-def scratch_store(folder: Path, store: Path, config: RunConfig) -> Path:
-    """A store in this folder to play into and throw away, with the people, draws and adapters of another if needed."""
-    scratch, people = folder / store.name, config.personas
-    of_store = "store" in (people.profiles, people.personalities) or people.draw is not None
-    if store.is_file() and (of_store or any(getattr(model, "adapter", None) for model in config.models.values())):
-        with closing(sqlite3.connect(f"{store.absolute().as_uri()}?mode=ro", uri=True)) as there:
-            with closing(sqlite3.connect(scratch)) as here:
-                there.backup(here)
-            adapters = adapters_folder(store)
-            if adapters.is_dir():
-                adapters_folder(scratch).symlink_to(adapters.absolute())
-    return scratch
 
 
 def text_of(config: RunConfig) -> str:

@@ -249,8 +249,6 @@ class Mode(Screen[None]):
     MODE: ClassVar[str] = ""
     EVERY_S: ClassVar[float] = 0.25
     """How often it follows a store that changes all the time, at most."""
-    STAYS: ClassVar[bool] = False
-    """Whether what it shows is right until the store changes or something else is chosen."""
     TOUR: ClassVar[str] = ""
     """What the screen is for, in a few sentences."""
 
@@ -267,8 +265,6 @@ class Mode(Screen[None]):
 
     ready = False
     """Whether everything on it is there."""
-    _followed: tuple[int, str | None, str | None] | None = None
-    """The changes of the store and what was chosen when it last followed."""
 
     def on_mount(self) -> None:
         self.ready = True
@@ -288,18 +284,7 @@ class Mode(Screen[None]):
 
     def on_screen_resume(self, _: events.ScreenResume) -> None:
         self.main.show_pill()
-        if not self.STAYS or self.behind:
-            self.follow()
-
-    @property
-    def behind(self) -> bool:
-        """Whether the store changed or another run was chosen since the screen last followed."""
-        return self._followed != (self.main.changes, self.main.run_id, self.main.tree_id)
-
-    def follow(self) -> None:
-        """Read what is shown, as things stand now."""
         self.refresh_view()
-        self._followed = (self.main.changes, self.main.run_id, self.main.tree_id)
 
     async def on_prune(self, event: Prune) -> None:
         """Its parts are taken down from here on; Textual itself gives up what is being read only after them."""

@@ -8,9 +8,8 @@ Invariant: an opened tree is a value; nothing that is shown of it is read from t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 
 from agents.messages import Person
 from agents.person import person_of
@@ -96,8 +95,7 @@ class OutlineRow:
     """A message in the outline."""
 
     node_id: str
-    draw: Callable[[], Sequence[Cell]]
-    """Its line, made when it comes into sight."""
+    cells: tuple[Cell, ...]
 
 
 def outline(opened: Opened, look: Look, *, everything: bool) -> list[OutlineRow]:
@@ -110,14 +108,13 @@ def _outline(opened: Opened, look: Look, everything: bool) -> Iterator[OutlineRo
     played = [node for node in tree.continued_path() if node.speaker == "user"] or tree.roots()[:1]
     on_path = {node.id for node in played}
     roots = [node for node in tree.roots() if everything or node.id in on_path]
-    counted = None if everything else on_path
     waiting = [(node, 0) for node in sorted(roots, key=lambda n: n.id not in on_path)]
     while waiting:
         user, depth = waiting.pop()
-        yield OutlineRow(user.id, partial(_user_cells, opened, user, look, depth))
+        yield _user_row(opened, user, look, depth)
         replies = tree.children(user.id)
         for reply in replies:
-            yield OutlineRow(reply.id, partial(_reply_cells, opened, reply, look, depth, counted))
+            yield _reply_row(opened, reply, look, depth, hidden=0 if everything else _beside(tree, reply, on_path))
         onward = [n for reply in replies for n in tree.children(reply.id) if everything or n.id in on_path]
         # What was played stays at the margin and comes last, however many branches stand beside it.
         straight = next((n for n in reversed(onward) if n.id in on_path), onward[-1] if onward else None)
@@ -130,14 +127,13 @@ def _beside(tree: ConversationTree, reply: Node, on_path: set[str]) -> int:
     return sum(len(tree.subtree(user.id)) for user in tree.children(reply.id) if user.id not in on_path)
 
 
-def _user_cells(opened: Opened, user: Node, look: Look, depth: int) -> Sequence[Cell]:
+def _user_row(opened: Opened, user: Node, look: Look, depth: int) -> OutlineRow:
     drift = [("  drift", "warn")] if user.drift else []
     head = (f"{'  ' * depth}{user.turn} ", "user")
-    return (head, *drift, *_flags(opened, user, look), flat(user.text, PREVIEW))
+    return OutlineRow(user.id, (head, *drift, *_flags(opened, user, look), flat(user.text, PREVIEW)))
 
 
-def _reply_cells(opened: Opened, reply: Node, look: Look, depth: int, played: set[str] | None) -> Sequence[Cell]:
-    """A reply's line, with how much grew from it beside what was played; None where all of that is shown."""
+def _reply_row(opened: Opened, reply: Node, look: Look, depth: int, *, hidden: int) -> OutlineRow:
     tree = opened.tree
     mark = look.sign(mark_of(tree, reply, opened.judge))
     went_on = look.sign("continued") if reply.id in tree.continued else Span(" ")
@@ -152,9 +148,9 @@ def _reply_cells(opened: Opened, reply: Node, look: Look, depth: int, played: se
         (" ", ""),
         flat(reply.text, PREVIEW),
     ]
-    if played is not None and (hidden := _beside(tree, reply, played)):
+    if hidden:
         cells.insert(2, (f"+{hidden} ", "accent"))
-    return cells
+    return OutlineRow(reply.id, tuple(cells))
 
 
 def _flags(opened: Opened, node: Node, look: Look) -> list[Cell]:

@@ -19,6 +19,7 @@ from tui.sanitise import one_line
 from tui.stores import optional
 
 if TYPE_CHECKING:
+    from simulation.guarding import Guarded
     from simulation.splits import Refused
     from trees.personas import Personality, Profile
     from trees.pool import PoolItem
@@ -109,7 +110,7 @@ def add(profile: str | None, personality: str | None, split: str, store_path: Pa
     if not items:
         raise click.UsageError("give --profile TEXT or --personality TEXT")
     kept = _keep(store_path, items, "command line", split)
-    _say_refused(kept)
+    _say_kept(kept)
     for item in kept.items:
         say(f"{_kind_of(item)} {item.id[:8]} is in {store_path}, with {len(_parts(item))} sentences")
     if kept.refused:
@@ -158,14 +159,17 @@ def import_(file: Path, kind: Kind | None, split: str, store_path: Path) -> None
     held = [item for item in parsed.items if splits[item.id] == "held_out"]
     blocked = [item for item in parsed.items if splits[item.id] == "blocked"]
     kept = _keep(store_path, [item for item in parsed.items if item not in [*held, *blocked]], str(file), "train")
-    new = kept.new + _keep(store_path, held, str(file), "held_out").new
-    _say_refused(kept)
+    held_out = _keep(store_path, held, str(file), "held_out")
+    new = kept.new + held_out.new
+    _say_kept(kept)
+    _say_kept(held_out)
     if blocked:
         say(f"{len(blocked)} are kept from training where they come from, and are left out", stderr=True)
-    there = len(parsed.items) - len(kept.refused) - len(blocked) - new
+    there = len(parsed.items) - len(kept.refused) - len(blocked) - new - held_out.moved
     said = f", {there} were there already" if there else ""
+    moved = f", {held_out.moved} that stood in training held out" if held_out.moved else ""
     refused = f", {len(kept.refused)} refused" if kept.refused else ""
-    say(f"{new} imported{said}{refused}, {len(parsed.problems)} broken lines")
+    say(f"{new} imported{moved}{said}{refused}, {len(parsed.problems)} broken lines")
     if parsed.problems or kept.refused:
         raise SystemExit(1)
 
@@ -179,7 +183,11 @@ def import_(file: Path, kind: Kind | None, split: str, store_path: Path) -> None
 )
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--kind", type=click.Choice(["profile", "personality"]), help="Only one of the two.")
-@click.option("--split", type=click.Choice(["train", "held_out", "blocked"]), help="Only one split; all if left out.")
+@click.option(
+    "--split",
+    type=click.Choice(["train", "held_out", "blocked"]),
+    help="Only one split; left out, all, or those to train with in the released form.",
+)
 @click.option(
     "--format",
     "form",
@@ -197,7 +205,9 @@ def export(file: Path, kind: Kind | None, split: Any, form: str, store_path: Pat
     if form == "released" and kind is None:
         raise click.UsageError("--format released holds one kind a file: add --kind profile or --kind personality")
     with Store.read(store_path) as store:
-        items = pool(store, kind, split)
+        # Nothing in the released form says that a text is held out, so those are only written where they are asked for.
+        items = pool(store, kind, split or ("train" if form == "released" else None))
+        left_out = 0 if split or form != "released" else len(pool(store, kind)) - len(items)
         lines = [
             json.dumps(item.text if form == "released" else _row(store, item), ensure_ascii=False) for item in items
         ]
@@ -205,6 +215,8 @@ def export(file: Path, kind: Kind | None, split: Any, form: str, store_path: Pat
         raise SetupError(f"{store_path} holds nothing of that", hint="See what it holds: espalier personas list.")
     file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     say(f"wrote {len(lines)} lines to {file}")
+    if left_out:
+        say(f"{left_out} held-out or blocked ones are left out: --split held_out, or blocked, writes them", stderr=True)
 
 
 def _row(store: Store, item: PoolItem) -> dict[str, Any]:
@@ -234,32 +246,46 @@ class _Kept:
     items: Sequence[Profile | Personality]
     new: int
     refused: Sequence[Refused]
+    moved: int = 0
+    """Items that stood in training and are held out now."""
+    compared: str = ""
+    """What was not looked for; empty if everything was, or nothing had to be."""
 
 
 def _keep(path: Path, items: Sequence[Profile | Personality], source: str, split: str) -> _Kept:
-    """Keep what is not in the store yet. Nothing that says the same as a held-out item joins the training split."""
+    """Keep what is not in the store yet. Nothing that says the same as a held-out item joins the training split, and
+    what is held out from now on leaves it.
+    """
     from simulation.guarding import Guarded, guard_joining, guard_training
-    from trees.pool import keep_item
+    from trees.pool import hold_out, keep_item, pool
     from trees.store import Store
     from trees.writes import in_one
 
     with Store.open(path) as store:
-        guarded = Guarded((), True) if split == "held_out" else asyncio.run(guard_joining(store, items))
-        if not guarded.paraphrases:
-            told = (
-                "items were compared with held-out ones word for word only: espalier personas split measures the pool"
-            )
-            say(told, stderr=True)
+        holding = split == "held_out"
+        guarded = Guarded((), True) if holding else asyncio.run(guard_joining(store, items))
         refused = {one.item.id for one in guarded.refused}
         joining = [item for item in items if item.id not in refused]
         before = _count(store)
-        store.apply(in_one(keep_item(item, source=source, split=split) for item in joining))
-        if split == "held_out" and joining:
+        standing = {item.id for item in pool(store) if item.split != "held_out"} if holding else set()
+        moved = [item for item in joining if item.id in standing]
+        moving = [write for item in moved for write in hold_out(_kind_of(item), [item.id])]
+        store.apply([*in_one(keep_item(item, source=source, split=split) for item in joining), *moving])
+        if holding and joining:
             asyncio.run(guard_training(store))
-        return _Kept(joining, _count(store) - before, guarded.refused)
+        return _Kept(joining, _count(store) - before, guarded.refused, len(moved), _not_looked_for(guarded))
 
 
-def _say_refused(kept: _Kept) -> None:
+def _not_looked_for(guarded: Guarded) -> str:
+    if not guarded.measured:
+        return "compared with held-out items word for word only: the pool is measured before anything trains on them"
+    return "" if guarded.paraphrases else "the lexical embedder finds near copies of held-out items, no paraphrases"
+
+
+def _say_kept(kept: _Kept) -> None:
+    """What was refused, and what could not be looked for."""
+    if kept.compared:
+        say(kept.compared, stderr=True)
     for one in kept.refused:
         same = (
             "is held out, word for word" if one.verbatim else f"says the same as one (similarity {one.similarity:.2f})"

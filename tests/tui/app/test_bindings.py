@@ -20,7 +20,6 @@ from tui.app import app as app_module
 from tui.app.app import SCREENS, EspalierApp, known_bindings
 from tui.app.children import Ended
 from tui.app.frame import Mode, Pane, Table
-from tui.app.lines import Lines
 from tui.app.train_form import TrainForm
 
 WIDE = (200, 60)
@@ -55,7 +54,7 @@ def on_screen(screen: Mode) -> list[tuple[Widget | None, Offered]]:
     found += [(None, each) for each in offered(kind, kind)]
     for pane in screen.query(Pane):
         inside = [widget for widget in screen.focus_chain if pane in widget.ancestors]
-        inner = next((widget for widget in inside if isinstance(widget, Table | Lines)), next(iter(inside), None))
+        inner = next((widget for widget in inside if isinstance(widget, Table)), next(iter(inside), None))
         found += [(inner, each) for each in offered(type(pane), kind)]
     return found
 
@@ -97,7 +96,7 @@ async def test_every_key_reaches_its_action_while_one_types_too_and_every_entry_
                 focused = place or first
                 screen.set_focus(focused)
                 for key in each.keys:
-                    if key == "enter" and isinstance(focused, Table | Lines) and not focused.row_count:
+                    if key == "enter" and isinstance(focused, Table) and not focused.row_count:
                         continue  # there is nothing to enter
                     reached.clear()
                     await driven.pilot.press(key)

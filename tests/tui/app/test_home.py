@@ -125,5 +125,4 @@ async def test_a_store_that_was_looked_at_before_can_be_opened(
         await driven.press("o")
         await driven.until(lambda: "Which store?" in driven.text(), "it asks which")
         await driven.press("enter")
-        await driven.until(lambda: "It goes on without" in driven.text() or not driven.app.is_running, "it is left")
     assert driven.app.return_value == other

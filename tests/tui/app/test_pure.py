@@ -109,7 +109,7 @@ def test_the_outline_tells_the_winner_from_what_went_on(store_path: Path) -> Non
         good, plain = tree.children(user.id)
         judge = make_judge(store)
         judge_again(store, judged(user, judge, [(plain, good, "win")], repeat=1))
-        rows = {row.node_id: "".join(text for text, _ in row.draw()) for row in _outline(store, tree.id)}
+        rows = {row.node_id: "".join(text for text, _ in row.cells) for row in _outline(store, tree.id)}
     assert "○▶" in rows[good.id]
     assert "★ " in rows[plain.id]
 

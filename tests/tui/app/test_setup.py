@@ -13,7 +13,6 @@ from simulation.quickstart import quickstart
 from tests.support.screens import Driven
 from tests.tui.app.conftest import Opening
 from tests.tui.conftest import CONFIG
-from trees.store import Store
 from tui.app import form
 from tui.app.dialogs import Choice
 from tui.app.frame import Editor, Table
@@ -185,24 +184,4 @@ async def test_a_dry_run_plays_one_tree_that_is_not_kept_and_tells_the_time(
         await driven.press("D")
         await driven.until(lambda: "one tree took" in str(told.content), "a tree was played")
         assert "turn 2" in str(told.content)
-        screen.query_one(Editor).rewrite(file.read_text(encoding="utf-8").replace("turns = 2", "turns = 3"))
-        await driven.until(lambda: "D plays one tree" in str(told.content), "the time was of another configuration")
     assert not os.path.exists(store_path)  # noqa: ASYNC240 - nothing else is going on
-
-
-async def test_a_dry_run_finds_the_people_of_the_store(
-    opening: Opening, run_id: str, store_path: Path, tmp_path: Path
-) -> None:
-    file = tmp_path / "quickstart.toml"
-    file.write_text(
-        'turns = 1\n[models.scripted]\nkind = "scripted"\n[responders.plain]\n'
-        '[personas]\ncount = 2\nprofiles = "store"\npersonalities = "store"\n',
-        encoding="utf-8",
-    )
-    async with opening(180, 60, mode="setup") as driven:
-        told = driven.screen.query_one("#told", Static)
-        await driven.until(lambda: "D plays one tree" in str(told.content), "no time is known yet")
-        await driven.press("D")
-        await driven.until(lambda: "one tree took" in str(told.content), "a tree was played")
-    with Store.read(store_path) as store:
-        assert [run.id for run in store.runs()] == [run_id]

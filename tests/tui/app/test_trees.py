@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from textual.app import App, ComposeResult
 from textual.widgets import Input
 
 from simulation.votes import Person, shown_order
@@ -17,9 +15,8 @@ from tests.support.screens import Driven
 from tests.tui.app.conftest import Opening
 from trees.store import Store
 from trees.verify import verify
-from tui.app.content import Cell
+from tui.app.frame import Table
 from tui.app.handing_out import hand_out
-from tui.app.lines import Lines
 from tui.app.notes import notes_of
 from tui.app.screens import trees as trees_module
 from tui.app.screens.trees import TreesScreen
@@ -88,70 +85,6 @@ async def test_the_filter_is_reached_from_every_pane(opening: Opening, depth: in
         await driven.press("slash", *"zzz")
         assert screen.query_one("#filter", Input).value == "zzz"
         await driven.until(lambda: screen.index.total == 0, "no tree is listed")
-
-
-@pytest.mark.usefixtures("run_id")
-async def test_nothing_is_read_again_on_coming_back_unless_the_store_changed(
-    opening: Opening, store_path: Path
-) -> None:
-    async with opening(mode="trees") as driven:
-        screen = await listed(driven, 2)
-        await driven.until(lambda: screen.opened is not None and not screen.behind, "the tree is opened")
-        opened = screen.opened
-        await driven.press("1", "4")
-        assert screen.opened is opened
-        node = opened.tree.roots()[0]
-        told = CliRunner().invoke(main, ["note", node.id, "seen", "--store", str(store_path)])
-        assert told.exit_code == 0, told.output
-        await driven.press("1", "4")
-        await driven.until(lambda: screen.opened is not None and screen.opened.notes, "the note is read")
-
-
-@pytest.mark.usefixtures("run_id")
-async def test_the_detail_is_drawn_once_for_each_message_that_is_gone_to(
-    opening: Opening, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with opening(mode="trees") as driven:
-        screen = await listed(driven, 2)
-        await driven.press("enter")
-        drawn: list[str] = []
-        monkeypatch.setattr(screen, "_show_columns", lambda opened, node: drawn.append(node.id))
-        await driven.press("j", "j")
-        assert len(drawn) == len(set(drawn)) == 2
-
-
-async def test_lines_of_a_long_list_are_made_when_they_come_into_sight() -> None:
-    made: set[int] = set()
-
-    def line(number: int) -> list[Cell]:
-        made.add(number)
-        return [(f"line {number}", ""), (f"犬 {number}", "good")]
-
-    class Shown(App[None]):
-        def compose(self) -> ComposeResult:
-            yield Lines(("which", 10), ("what", 0), id="lines")
-
-    app = Shown()
-    async with app.run_test(size=(40, 12)) as pilot:
-        lines = app.query_one(Lines)
-        lines.fill([(str(number), partial(line, number)) for number in range(5000)], last=60)
-        await pilot.pause()
-        assert made <= set(range(12))
-        await pilot.press("end")
-        await pilot.pause()
-        assert lines.at == "4999"
-        assert max(made) == 4999
-        assert len(made) < 30
-        await pilot.press("pageup", "k", "right")
-        assert lines.cursor_row < 4999 - 8
-        before = lines.at
-        lines.fill([(str(number), partial(line, number)) for number in range(1000, 5000)], last=60)
-        assert lines.at == before
-        await pilot.click(Lines, offset=(3, 2))
-        assert lines.cursor_row == lines.scroll_offset.y + 1
-        lines.fill([])
-        await pilot.press("down", "pagedown", "end", "home")
-        assert lines.at is None
 
 
 @pytest.mark.usefixtures("run_id")
@@ -259,7 +192,7 @@ async def test_an_empty_store_says_what_fills_it(opening: Opening, store_path: P
     Store.open(store_path).close()
     async with opening(mode="trees") as driven:
         await driven.until(lambda: "q plays the quickstart" in driven.text(), "it is said")
-        assert trees(driven).query_one("#tree-table", Lines).row_count == 0
+        assert trees(driven).query_one("#tree-table", Table).row_count == 0
 
 
 HIDDEN = ("★", "○", "▶", "hinted", "went on from", "scripted", "rating:")

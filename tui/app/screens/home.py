@@ -139,7 +139,7 @@ class HomeScreen(Mode):
 
     def _leave_for(self, store: str | None) -> None:
         if store is not None:
-            self.main.action_leave(Path(store))
+            self.main.exit(Path(store))
 
     def action_resume(self) -> None:
         line = self.main.line_of(self.query_one(Table).at)

@@ -105,8 +105,6 @@ class PromptsScreen(Mode):
         self.place = 1
         self.tree_id: str | None = None
         self.tries: Tries = {}
-        self._trial = 0
-        """Which trial is shown: what an earlier one goes on saying is not."""
         self.judged = False
         self._trees: list[str] = []
         self._typing: Timer | None = None
@@ -193,7 +191,7 @@ class PromptsScreen(Mode):
         source = self._under_cursor()
         if source is None:
             return
-        self.source, self.tries, self._trial = source, {}, self._trial + 1
+        self.source, self.tries = source, {}
         kept = _draft_file(source.kind)
         text = source.text
         if kept.is_file() and (draft := kept.read_text(encoding="utf-8")) != text:
@@ -411,13 +409,12 @@ class PromptsScreen(Mode):
             self.main.tell(f"a {prompt.kind} prompt cannot be tried on its own; those that can: {', '.join(TRIED)}")
         else:
             self.view, self.tries = "try", {}
-            self._trial += 1
             self.add_class("-side")
             self._show_tries()
             self.main.set_to_work(partial(self._have_tried, prompt, source, where))
 
     async def _have_tried(self, prompt: Prompt, source: Source, where: tuple[str, ...]) -> None:
-        asked, trial = ["prompts", "try", prompt.kind], self._trial
+        asked = ["prompts", "try", prompt.kind]
         if self.judged and prompt.kind == "responder":
             within = where[-1] if where[0] == "--set" else where[1]
             judge = await self.main.pages.ask(lambda store: drafting.deciding_judge(store, within))
@@ -426,14 +423,9 @@ class PromptsScreen(Mode):
         with tempfile.TemporaryDirectory() as folder:
             file = await _written(folder, prompt.text)
             told = f"trying the {prompt.kind} prompt"
-            hear = partial(self._hear, trial)
-            ended = await self.main.have_done(told, *asked, file, *where, *stored, "--follow", on_line=hear)
-        if trial == self._trial and self.view == "try" and ended.code > 1:
-            self.pane("shown").notice("error", ended.reason)
+            await self.main.have_done(told, *asked, file, *where, *stored, "--follow", on_line=self._hear)
 
-    def _hear(self, trial: int, line: str) -> None:
-        if trial != self._trial:
-            return
+    def _hear(self, line: str) -> None:
         self.tries = heard(self.tries, json.loads(line))
         if self.view == "try" and self.is_attached:
             self._show_tries()

@@ -21,7 +21,6 @@ from textual.content import Content
 from textual.timer import Timer
 from textual.widgets import DataTable, Static, TextArea
 
-from simulation.config import RunConfig
 from simulation.estimate import Row, seconds_by_rate, seconds_by_tree
 from trees.errors import StoreMissing
 from trees.jobs import events
@@ -146,7 +145,6 @@ class SetupScreen(Mode):
     # Reading the text
 
     def on_text_area_changed(self, _: TextArea.Changed) -> None:
-        self._tree = self._tree_s = None
         if self._typing is not None:
             self._typing.stop()
         self._typing = self.set_timer(TYPING_S, self._read_now)
@@ -369,22 +367,19 @@ class SetupScreen(Mode):
         self._read_now()
 
     def action_dry_run(self) -> None:
-        file, config = self._saved_file(), self.reading.config
-        if file is not None and config is not None:
-            self.main.set_to_work(partial(self._dry_run, file, config))
+        if (file := self._saved_file()) is not None:
+            self.main.set_to_work(partial(self._dry_run, file))
 
-    async def _dry_run(self, file: Path, config: RunConfig) -> None:
+    async def _dry_run(self, file: Path) -> None:
         """Play one tree into a store that is thrown away, and show it with the time that it took."""
         with tempfile.TemporaryDirectory() as folder:
-            scratch = await asyncio.to_thread(form.scratch_store, Path(folder), self.main.store_path, config)
+            scratch = Path(folder) / "dry-run.db"
             words = ("run", str(file), "--set", "personas.count=1", "--json")
             ended = await self.main.have_done("playing one tree, which is not kept", *words, store=scratch)
             if ended.code > 1:
                 return
             width = self.query_one("#told", Static).size.width or 80
-            self._tree, self._tree_s = await asyncio.to_thread(
-                _played, scratch, ended.document["run"]["id"], width, self.main.plain
-            )
+            self._tree, self._tree_s = await asyncio.to_thread(_played, scratch, width, self.main.plain)
         self._read_now()
 
     def action_start(self) -> None:
@@ -416,11 +411,12 @@ class SetupScreen(Mode):
         return self.text
 
 
-def _played(scratch: Path, run_id: str, width: int, plain: bool) -> tuple[Content, float]:
+def _played(scratch: Path, width: int, plain: bool) -> tuple[Content, float]:
     """The tree of a dry run, drawn, and the seconds that its engine was at work."""
     with Store.read(scratch) as store:
-        at = {event.kind: event.at for event in events(store, run_id)}
-        tree = store.tree(store.trees(run_id)[0].id)
+        run = store.runs()[0]
+        at = {event.kind: event.at for event in events(store, run.id)}
+        tree = store.tree(store.trees(run.id)[0].id)
     lines = draw_tree(tree, Look(width, ascii=plain))
     return drawn(lines), max(at["engine.left"] - at["engine.started"], 0.1)
 

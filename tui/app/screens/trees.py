@@ -14,14 +14,13 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from rich.cells import cell_len
 from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 from textual.timer import Timer
-from textual.widgets import Input, Static
+from textual.widgets import DataTable, Input, Static
 
 from simulation.votes import CannotVote, Person, keep_vote
 from trees.store import Store
@@ -29,10 +28,9 @@ from trees.values import Node
 from tui.app import blind, filters, index, telling
 from tui.app.content import Cell, cells_of, drawn, flat, safe, styled
 from tui.app.dialogs import Line, Text
-from tui.app.frame import LineEditor, Mode, Pane
+from tui.app.frame import LineEditor, Mode, Pane, Table
 from tui.app.handing_out import hand_out, trees_of
 from tui.app.index import Asked, Came, Counted, Index
-from tui.app.lines import Lines
 from tui.app.notes import Notes, keep
 from tui.app.opened import Opened, OutlineRow, open_tree, outline
 from tui.app.sentences import compared
@@ -50,8 +48,6 @@ SEEN_BLIND: tuple[View, ...] = ("text", "persona")
 GROWING = ("reroll", "edit", "extend")
 TYPING_S = 0.15
 """How long a person must have stopped typing before a filter is asked, in seconds."""
-COLUMNS = (("", 2), ("tree", 8), ("who", 24), ("t", 3), ("win", 4), ("=", 3), ("margin", 7), ("", 0))
-"""Headings of the list with their widths; the last is as wide as what it says."""
 AHEAD = 50
 """The next page is asked for when the cursor is this near to the end of what is listed."""
 
@@ -108,7 +104,6 @@ class TreesScreen(Mode):
 
     MODE = "trees"
     EVERY_S = 1.0
-    STAYS = True
     TOUR = (
         "Trees lists what was played: on the left every tree, in the middle the messages of one, on the right what the "
         "message under the cursor says beside its siblings, how it was judged, who the persona is and what was asked "
@@ -133,6 +128,7 @@ class TreesScreen(Mode):
     TreesScreen #views { height: 1; }
     TreesScreen .view { width: auto; color: $text-muted; }
     TreesScreen .view.-active { color: $text-accent; text-style: bold; }
+    TreesScreen #outline-table { overflow-x: hidden; }
     TreesScreen #columns { height: auto; }
     TreesScreen .column { width: 1fr; height: auto; padding: 0 1 0 0; }
     TreesScreen #decided { height: auto; max-height: 6; padding: 0; color: $text-muted; }
@@ -173,8 +169,6 @@ class TreesScreen(Mode):
         self._scope: str | None = None
         self._typing: Timer | None = None
         self._listed: list[OutlineRow] = []
-        self._shown: tuple[Opened, tuple[object, ...]] | None = None
-        """What the detail pane shows already."""
         self._told: tuple[str, View] | None = None
         """What the detail pane is about: while it stays the same, so does the scrolling."""
         self.blind = False
@@ -197,14 +191,14 @@ class TreesScreen(Mode):
                         select_on_focus=False,
                     ),
                     Static(id="filter-told"),
-                    Lines(*COLUMNS, id="tree-table"),
+                    Table(id="tree-table"),
                 ),
                 id="index",
                 about=f"Every tree of the store, or those that the filter lets through. The filter:\n\n{filters.HELP}",
             )
             yield OutlinePane(
                 "messages",
-                Lines(id="outline-lines"),
+                Table(id="outline-table"),
                 id="outline",
                 about=(
                     "The messages of the tree: each turn with its replies. ★ winner, ○ loser, = tie, ~ unstable, "
@@ -223,6 +217,13 @@ class TreesScreen(Mode):
 
     def on_mount(self) -> None:
         self.add_class("-at-index")
+        tree_table = self.query_one("#tree-table", Table)
+        tree_table.columns_are(
+            ("", 2), ("tree", 8), ("who", 24), ("t", 3), ("win", 4), ("=", 3), ("margin", 7), ("", None)
+        )
+        rows = self.query_one("#outline-table", Table)
+        rows.show_header = False
+        rows.columns_are(("", None))
         self.pane("outline").notice("empty", "enter opens the tree under the cursor")
         self.pane("detail").notice("empty", "the message under the cursor is shown here")
         self.query_one("#tree-table").focus()
@@ -291,18 +292,14 @@ class TreesScreen(Mode):
     async def _next_page(self) -> None:
         start = len(self.index.rows)
         await self._page(start)
-        self._show_list()
+        self.query_one("#tree-table", Table).append((row.id, self._row(row)) for row in self.index.rows[start:])
+        self._title()
 
     def _show_list(self, *, anew: bool = False) -> None:
-        trees, pane, rows = self._trees, self.pane("index"), self.index.rows
-        before = trees.at
-        last = max((cell_len(self._said(row)[0]) for row in rows), default=0)
-        trees.fill([(row.id, partial(self._row, row)) for row in rows], last=last)
-        if anew:
-            trees.move_cursor(row=0, tell=False)
-        if anew or trees.at != before:
-            # The list is painted first: a tree that takes long does not keep it waiting.
-            self.call_after_refresh(self._open_at_cursor)
+        table, pane = self.query_one("#tree-table", Table), self.pane("index")
+        table.fill((row.id, self._row(row)) for row in self.index.rows)
+        if anew and table.row_count:
+            table.move_cursor(row=0)
         pane.clear()
         if not self.index.rows:
             words = "no tree fits this filter; escape clears it" if self.index.filter.text.strip() else _NOTHING
@@ -319,6 +316,8 @@ class TreesScreen(Mode):
     def _row(self, row: index.Row) -> tuple[Cell, ...]:
         sign = {"done": "", "growing": "…", "failed": "!"}[row.state]
         flags = ("*" if row.id in self.marked else "") + (("..." if self.main.plain else sign) if sign == "…" else sign)
+        why = one_line(row.cause or "", 60)
+        what = " ".join(word for word, is_so in (("edited", row.edited), ("bookmarked", row.bookmarked)) if is_so)
         margin = "" if row.margin is None else f"{row.margin:.3f}"
         judged = (str(row.wins or ""), str(row.ties + row.unstable or ""), margin) if not self.blind else ("", "", "")
         return (
@@ -327,38 +326,21 @@ class TreesScreen(Mode):
             flat(row.title, 24),
             (str(row.turns), ""),
             *zip(judged, ("good", "warn", "muted"), strict=True),
-            self._said(row),
+            (why or what, "bad" if why else "accent"),
         )
 
-    def _said(self, row: index.Row) -> Cell:
-        """Why a tree failed, else what was done to it."""
-        if row.cause:
-            return flat(row.cause, 60, "bad")
-        done = (("edited", row.edited), ("bookmarked", row.bookmarked))
-        return " ".join(word for word, is_so in done if is_so), "accent"
-
-    @property
-    def _trees(self) -> Lines:
-        return self.query_one("#tree-table", Lines)
-
-    def on_lines_highlighted(self, event: Lines.Highlighted) -> None:
-        if event.lines.id == "tree-table":
-            self._look_ahead()
-            self._open_at_cursor()
+    def on_data_table_row_highlighted(self, event: DataTable.RowHighlighted) -> None:
+        table = event.data_table
+        if table.id == "tree-table":
+            if self.index.wants_more and event.cursor_row >= len(self.index.rows) - AHEAD:
+                self.ask("page", self._next_page, self.pane("index"))
+            if event.row_key.value is not None and not self.has_class("-narrow"):
+                self._open(event.row_key.value)
         else:
             self._show_detail()
 
-    def on_lines_selected(self, _: Lines.Selected) -> None:
+    def on_data_table_row_selected(self, _: DataTable.RowSelected) -> None:
         self.action_deeper()
-
-    def _look_ahead(self) -> None:
-        if self.index.wants_more and self._trees.cursor_row >= len(self.index.rows) - AHEAD:
-            self.ask("page", self._next_page, self.pane("index"))
-
-    def _open_at_cursor(self) -> None:
-        """Where the list is all that is seen, a tree is opened only when it is gone to."""
-        if (tree := self._trees.at) is not None and not self.has_class("-narrow"):
-            self._open(tree)
 
     # One tree
 
@@ -374,7 +356,7 @@ class TreesScreen(Mode):
         self.ask("tree", read, self.pane("outline"))
 
     def _show_outline(self, *, stay: bool) -> None:
-        opened, pane, lines = self.opened, self.pane("outline"), self._lines
+        opened, pane, table = self.opened, self.pane("outline"), self.query_one("#outline-table", Table)
         if opened is None:
             return
         if self.blind:
@@ -385,33 +367,27 @@ class TreesScreen(Mode):
         if not self._listed:
             pane.notice("empty", "nobody has spoken in this tree yet")
             self.pane("detail").notice("empty", "there is no message yet")
-            self._shown = None
             return
+        pane.clear()
+        table.fill((row.node_id, [list(row.cells)]) for row in self._listed)
         ids = [row.node_id for row in self._listed]
         wanted, self._wanted = self._wanted or (next(iter(opened.hits), None) if not stay else None), None
-        with self.app.batch_update():
-            pane.clear()
-            lines.fill((row.node_id, row.draw) for row in self._listed)
-            if wanted in ids:
-                lines.move_cursor(row=ids.index(wanted), tell=False)
-            elif not stay:
-                lines.move_cursor(row=1, tell=False)
-            self._show_detail()
-
-    @property
-    def _lines(self) -> Lines:
-        return self.query_one("#outline-lines", Lines)
+        if wanted in ids:
+            table.move_cursor(row=ids.index(wanted))
+        elif not stay:
+            table.move_cursor(row=min(1, len(ids) - 1))
+        self._show_detail()
 
     @property
     def node(self) -> Node | None:
         """The message under the cursor."""
-        at = self._lines.at
+        at = self.query_one("#outline-table", Table).at
         return self.opened.tree[at] if self.opened is not None and at is not None and at in self.opened.tree else None
 
     def _go_to(self, node_id: str) -> None:
         ids = [row.node_id for row in self._listed]
         if node_id in ids:
-            self._lines.move_cursor(row=ids.index(node_id))
+            self.query_one("#outline-table", Table).move_cursor(row=ids.index(node_id))
 
     # What is told of a message
 
@@ -419,10 +395,6 @@ class TreesScreen(Mode):
         opened, node = self.opened, self.node
         if opened is None or node is None:
             return
-        shown = (node.id, self.view, self.blind, self.agreed, self._room())
-        if self._shown is not None and self._shown[0] is opened and self._shown[1] == shown:
-            return
-        self._shown = (opened, shown)
         self.pane("detail").clear()
         for tab in self.query(ViewTab):
             tab.set_class(tab.view == self.view, "-active")
@@ -430,9 +402,9 @@ class TreesScreen(Mode):
         if self.blind:
             user, replies = telling.turn_of(opened, node.id)
             told = [blind.asked(opened, self.person, user, replies), self.agreed]
-            say(self.query_one("#decided", Static), safe("\n".join(told)))
+            self.query_one("#decided", Static).update(safe("\n".join(told)))
         else:
-            say(self.query_one("#decided", Static), drawn(telling.decided(opened, node.id)))
+            self.query_one("#decided", Static).update(drawn(telling.decided(opened, node.id)))
         if self._told != (node.id, self.view):
             self._told = (node.id, self.view)
             self.query_one("#scroll", VerticalScroll).scroll_home(animate=False)
@@ -456,7 +428,7 @@ class TreesScreen(Mode):
         self.query_one("#columns").display = False
         told = self.query_one("#told", Static)
         told.display = True
-        say(told, content)
+        told.update(content)
 
     def _show_columns(self, opened: Opened, node: Node) -> None:
         """The user's message, and under it the replies side by side."""
@@ -488,7 +460,7 @@ class TreesScreen(Mode):
     def _fill_columns(self, columns: Horizontal, contents: Sequence[Content]) -> None:
         there = list(columns.query(Column))
         for column, content in zip(there, contents, strict=False):
-            say(column, content)
+            column.update(content)
         for extra in there[len(contents) :]:
             extra.remove()
         if len(contents) > len(there):
@@ -553,7 +525,8 @@ class TreesScreen(Mode):
     def action_deeper(self) -> None:
         at = self._at()
         if at == "index":
-            if (tree := self._trees.at) is not None:
+            tree = self.query_one("#tree-table", Table).at
+            if tree is not None:
                 self._open(tree)
                 self._be_at("outline")
         elif at == "outline":
@@ -574,7 +547,7 @@ class TreesScreen(Mode):
 
     def _be_at(self, name: str) -> None:
         self._place(name)
-        inner = {"index": "#tree-table", "outline": "#outline-lines", "detail": "#scroll"}[name]
+        inner = {"index": "#tree-table", "outline": "#outline-table", "detail": "#scroll"}[name]
         # At once: a focus that comes later would take back the one that the next key gives.
         self.set_focus(self.query_one(inner))
 
@@ -594,12 +567,11 @@ class TreesScreen(Mode):
 
     def action_beside(self, step: int) -> None:
         """The tree before or after the one that is open, in the order of the list."""
-        trees = self._trees
-        row = trees.cursor_row + step
-        if 0 <= row < trees.row_count:
-            trees.move_cursor(row=row, tell=False)
-            self._look_ahead()
-            if (tree := trees.at) is not None:
+        table = self.query_one("#tree-table", Table)
+        row = table.cursor_row + step
+        if 0 <= row < table.row_count:
+            table.move_cursor(row=row)
+            if (tree := table.at) is not None:
                 self._open(tree)
 
     def action_sibling(self, step: int) -> None:
@@ -721,7 +693,7 @@ class TreesScreen(Mode):
 
     def copied(self) -> str | None:
         if self._at() == "index":
-            return self._trees.at
+            return self.query_one("#tree-table", Table).at
         return self.node.text if self.node is not None else None
 
     def action_copy_raw(self) -> None:
@@ -739,10 +711,11 @@ class TreesScreen(Mode):
         self.ask("copy", copy, self.pane("detail"))
 
     def action_mark(self) -> None:
-        if (tree := self._trees.at) is not None:
+        table = self.query_one("#tree-table", Table)
+        if (tree := table.at) is not None:
             self.marked ^= {tree}
             self._show_list()
-            self._trees.action_move(1)
+            table.action_cursor_down()
 
     def action_export(self) -> None:
         number = len(self.marked) or self.index.total or len(self.index.rows)
@@ -821,12 +794,6 @@ class TreesScreen(Mode):
             self._open(node.tree_id, keep=True)
 
         self.ask("note", kept, self.pane("outline"))
-
-
-def say(shown: Static, content: Content) -> None:
-    """Have a text said; the screen is laid out anew only where the text takes another height."""
-    room = shown.content_size
-    shown.update(content, layout=not room.width or content.get_height({}, room.width) != room.height)
 
 
 _NOTHING = "There are no trees in this store yet. 1 goes Home, where q plays the quickstart."

@@ -260,3 +260,25 @@ def test_every_door_opens_the_folder_that_the_pool_was_measured_by(espalier: Esp
     espalier("personas", "split", "--held-out", "1x1", "--embedder", "elsewhere")
     assert thresholds_of(folder)["profile"].embedder == measured.embedder
     asyncio.run(guard(next(folder.glob("*.db"))))
+
+
+def test_the_checker_does_not_invent_unless_it_is_named_for_it(espalier: Espalier, folder: Path) -> None:
+    config = re.sub(r"(\[(?:responders|judges)\.\w+\])", r'\1\nmodel = "s"', (folder / "run.toml").read_text("utf-8"))
+    others = '[user]\nmodel = "s"\n[inducer]\nmodel = "s"\n[models.looker]\nkind = "scripted"\n'
+    (folder / "two.toml").write_text(f"{config}\n{others}", "utf-8")
+    first = "s"
+    arguments = ("personas", "grow", "--profiles", "30", "--embedder", "lexical", "--config", "two.toml", "--dry-run")
+    assert "by looker," in espalier(*arguments, "--check-model", first).output
+    assert f"by {first}," in espalier(*arguments, "--check-model", "looker").output
+    assert f"by {first}, looker," in espalier(
+        *arguments, "--model", first, "--model", "looker", "--check-model", "looker"
+    ).output.replace("\n", " ")
+
+
+def test_accept_rates_are_told_growing_by_growing(espalier: Espalier, grown: None) -> None:
+    espalier("personas", "grow", "--profiles", "50", *LEXICAL, "--seed", "2")
+    growth = as_json(espalier("personas", "report", "--json"))[0]["kinds"]["profile"]["growth"]
+    assert len({row["growing"] for row in growth}) == 2
+    assert len({(row["growing"], row["generation"]) for row in growth}) == len(growth)
+    last = growth[-1]
+    assert last["kept"] <= last["candidates"] < 16

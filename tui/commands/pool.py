@@ -183,10 +183,11 @@ async def _planned(store: Store, given: Mapping[str, Any]) -> tuple[Growing, Map
 
 
 def _generators(given: Mapping[str, Any], entries: Mapping[str, Any]) -> tuple[str, ...]:
-    """Who invents: the models named, or the configuration's first; nobody where the tables do."""
+    """Who invents: the models named, or the configuration's first but the checker; nobody where the tables do."""
     if given["generator"] == "plan":
         return ()
-    return tuple(dict.fromkeys(given["names"])) or (next(iter(entries)),)
+    others = [name for name in entries if name != given["check_model"]]
+    return tuple(dict.fromkeys(given["names"])) or tuple([*others, *entries][:1])
 
 
 def _names(given: Mapping[str, Any], entries: Mapping[str, Any]) -> tuple[str, ...]:
@@ -339,7 +340,7 @@ def _say_few_found(thresholds: Mapping[Kind, Threshold]) -> None:
 
 def _what(planned: Growing) -> str:
     sizes = planned.sizes
-    who = "the axis tables" if planned.config.generator == "plan" else ", ".join(planned.models)
+    who = "the axis tables" if planned.config.generator == "plan" else ", ".join(planned.generators)
     pools = f"up to {sizes.profile} profiles and {sizes.personality} personalities"
     return f"{pools} by {who}, compared by {planned.embedder.name}"
 

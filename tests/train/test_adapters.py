@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import torch
 
 from agents.models.llama import LlamaConfig, LlamaModel
 from agents.models.model_folder import read_adapter
-from agents.models.protocol import ChatRequest, Message, ModelFailure, Sampling, ScoreRequest
+from agents.models.protocol import ChatRequest, Message, ModelFailure, ReplyScore, Sampling, ScoreRequest
 from agents.models.transformers import TransformersConfig, TransformersModel
 from agents.models.weights import locate
 from tests.support.gguf_f32 import f32_gguf
@@ -131,12 +133,34 @@ async def test_llama_cpp_with_the_lora_gives_the_numbers_of_peft(whole: Path, st
             assert our.tokens == their.tokens
             assert our.logprob == pytest.approx(their.logprob, abs=1e-2)
             assert abs(our.logprob - without.logprob) > 0.2
+        beginnings = beginnings_of(theirs, REPLIES[0])
+        request = ScoreRequest(question(), beginnings)
+        our_tokens, their_tokens = [by_token((await model.score(request)).scores) for model in (ours, theirs)]
+        assert len(our_tokens) == len(beginnings) > 8
+        assert our_tokens == pytest.approx(their_tokens, abs=1e-2), "token by token"
         assert ours.identity.adapter == theirs.identity.adapter == kept.digest
         said = [(await model.chat(ChatRequest(question(), GREEDY))).completions[0].text for model in (ours, theirs)]
         assert said[0] == said[1]
     finally:
         for model in (theirs, ours):
             await model.close()
+
+
+def beginnings_of(model: TransformersModel, reply: str) -> tuple[str, ...]:
+    """The reply's text up to each of its tokens."""
+    assert model._weights is not None
+    vocab = model._weights.vocab
+    tokens = vocab.tokenize(reply, special=False)
+    found = tuple(vocab.text(tokens[: end + 1]) for end in range(len(tokens)))
+    assert [vocab.tokenize(text, special=False) for text in found] == [tokens[: e + 1] for e in range(len(tokens))]
+    return found
+
+
+def by_token(scores: Sequence[ReplyScore]) -> list[float]:
+    """What each token adds: log p of it after those before."""
+    sums = [0.0, *(score.logprob for score in scores)]
+    assert [score.tokens for score in scores] == list(range(1, len(sums)))
+    return [after - before for before, after in pairwise(sums)]
 
 
 def test_an_adapter_is_named_by_weights_configuration_and_lineage_alone(

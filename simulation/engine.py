@@ -71,6 +71,9 @@ from trees.writes import (
 POLL_S = 0.25
 """How often the engine looks for commands, and for models with nothing to do, in seconds."""
 
+TreeWork = Callable[[Scene, ConversationTree, Person], Awaitable[int]]
+"""Something that is done to a stored tree; returns to how much of it."""
+
 
 class Engine:
     """Plays one run. Make it with `open_engine`, then `run` it once."""
@@ -205,7 +208,7 @@ class Engine:
         sql = (
             "SELECT DISTINCT tree_id FROM failures WHERE run_id = ? AND resolved_at IS NULL AND role LIKE 'responder.%'"
         )
-        await self._each(mend, [row[0] for row in self._store.rows(sql, (self.run_row.id,))])
+        await self._each(_if_it_can_be(mend), [row[0] for row in self._store.rows(sql, (self.run_row.id,))])
 
     async def _mend_judgements(self) -> None:
         owed = unjudged(self._store, self.run_row.id)
@@ -216,14 +219,13 @@ class Engine:
             wanted.sort(key=lambda name: scene.judges[name].kind == "panel")
             return sum([await judge_again(scene, tree, person, name) for name in wanted])
 
-        await self._each(judged, list(owed))
+        await self._each(_if_it_can_be(judged), list(owed))
 
-    async def _each(
-        self, work: Callable[[Scene, ConversationTree, Person], Awaitable[int]], tree_ids: Sequence[str]
-    ) -> int:
+    async def _each(self, work: TreeWork, tree_ids: Sequence[str]) -> int:
         """Do something to stored trees, as many at a time as levels are played; returns what all of it came to.
 
-        What was done is kept whatever happens to others. Raises the first of what went wrong.
+        What was done is kept whatever happens to others. Raises the first of what went wrong; that calls were halted
+        comes after what they may have been halted by.
         """
 
         async def one(tree_id: str) -> int:
@@ -231,9 +233,9 @@ class Engine:
                 return await work(self._working_scene(tree_id), self._store.tree(tree_id), self._person(tree_id))
 
         done = await asyncio.gather(*(one(tree_id) for tree_id in tree_ids), return_exceptions=True)
-        wrong = next((each for each in done if isinstance(each, BaseException)), None)
-        if wrong is not None:
-            raise wrong
+        wrong = sorted((each for each in done if isinstance(each, BaseException)), key=_is_halted)
+        if wrong:
+            raise wrong[0]
         return sum(each for each in done if isinstance(each, int))
 
     def _working_scene(self, tree_id: str) -> Scene:
@@ -602,14 +604,32 @@ def spent_so_far(store: Store, run_id: str, models: Mapping[str, Model], prices:
 def silences(store: Store, run_id: str) -> Silences:
     """Who was silent to the end, where, and how often, up to when failures were last asked again.
 
-    What was silent since counts with the next asking: an engine that goes on after a crash does what was begun.
+    What was silent since counts with the next asking: an engine that goes on after a crash does what was begun. An
+    asking is told by its last call: where a turn that was cut short is played again, the same silence is kept again.
     """
     sql = """
-    SELECT node_id, role, purpose, count(*) FROM failures WHERE run_id = ? AND kind = ? AND attempts = '[]' AND at <= (
+    SELECT node_id, role, purpose, count(DISTINCT call_id) FROM failures
+    WHERE run_id = ? AND kind = ? AND attempts = '[]' AND at <= (
         SELECT max(at) FROM events WHERE job_id = ? AND kind = 'engine.started' AND data ->> 'retry_failed'
     ) GROUP BY node_id, role, purpose
     """
     return {(node, role, purpose): n for node, role, purpose, n in store.rows(sql, (run_id, SILENT, run_id))}
+
+
+def _if_it_can_be(work: TreeWork) -> TreeWork:
+    """The same, but for a tree where it fails, which is left as it is: the failure is kept, and the run goes on."""
+
+    async def tried(scene: Scene, tree: ConversationTree, person: Person) -> int:
+        try:
+            return await work(scene, tree, person)
+        except TurnFailed:
+            return 0
+
+    return tried
+
+
+def _is_halted(error: BaseException) -> bool:
+    return isinstance(error, Halted)
 
 
 def unjudged(store: Store, run_id: str) -> dict[str, set[str]]:

@@ -5,12 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from agents.calls import Halted
 from agents.models.protocol import ChatAnswer, ChatRequest, Completion, ModelFailure, OnDelta, ScoreAnswer, ScoreRequest
 from agents.models.scripted import ScriptedConfig, ScriptedModel
 from agents.rerender import Rerender
 from simulation.config import RunConfig
-from simulation.engine import close_engine, open_engine, silences
+from simulation.engine import Engine, close_engine, open_engine, silences
 from tests.support.play import configuration, engine_for, play, trees_of
+from trees.errors import StoreError
 from trees.jobs import ask, command
 from trees.store import Store
 from trees.verify import verify
@@ -225,6 +229,90 @@ async def test_what_was_silent_since_the_last_asking_again_is_not_asked_anew_by_
     with Store.open(store_path) as store:
         counts = set(silences(store, run).values())
         assert counts == {1}
+
+
+async def test_a_silence_that_is_kept_again_by_going_on_is_one_silence(store_path: Path) -> None:
+    """A turn is cut short after a responder was silent: going on keeps that silence once more and asks nothing."""
+
+    class Stopping(Silent):
+        engine: Engine | None = None
+
+        async def chat(self, request: ChatRequest, on_delta: OnDelta | None = None) -> ChatAnswer:
+            answer = await super().chat(request, on_delta)
+            if self.engine is not None and len(self.unanswered) == 3:
+                self.engine.stop("the test says so")
+            return answer
+
+    responders = {"plain": {}, "other": {}, "warm": {"hint": True}}
+    config = configuration(turns=1, personas={"count": 1}, responders=responders)
+    cut, whole = Stopping(HINTED), Silent(HINTED)
+    cut.engine = await engine_for(store_path, config, models={"scripted": cut})
+    await cut.engine.run()
+    await close_engine(cut.engine)
+    cut.engine, run = None, cut.engine.run_row.id
+    with Store.read(store_path) as store:
+        assert [(row.state, row.turns) for row in store.trees(run)] == [("growing", 0)]
+    await play(store_path, config, models={"scripted": cut})
+    with Store.read(store_path) as store:
+        kept = store.rows("SELECT role, count(*), count(DISTINCT call_id) FROM failures GROUP BY role")
+    assert (kept, len(cut.unanswered)) == ([("responder.warm", 2, 1)], 3)
+
+    reference = store_path.with_name("unbroken.db")
+    await play(reference, config, models={"scripted": whole})
+    for path, model in ((store_path, cut), (reference, whole)):
+        for _ in range(2):
+            await play(path, config, models={"scripted": model}, retry_failed=True)
+    assert len(whole.unanswered) == 9
+    assert cut.unanswered == whole.unanswered
+
+
+async def test_what_cannot_be_mended_is_left_and_the_rest_of_the_run_is_played(store_path: Path) -> None:
+    """A judge that makes a mistake over a reply that came after all: it did not judge, and its tree stays as it was."""
+
+    class Mistaken(Silent):
+        mistaken = False
+
+        async def score(self, request: ScoreRequest) -> ScoreAnswer:
+            if self.mistaken:
+                raise ZeroDivisionError("a mistake")
+            return await super().score(request)
+
+    model = Mistaken(HINTED)
+    judges = {"likelihood": {"kind": "likelihood"}}
+    config = configuration(turns=2, judges=judges, judge="likelihood")
+    run = await play(store_path, config, models={"scripted": model})
+    owed = "UPDATE trees SET state = 'growing' WHERE position = 1"
+    with Store.open(store_path) as store:
+        assert [row.state for row in store.trees(run)] == ["done", "done"]
+        store.apply([(owed, ())])
+    model.mark, model.mistaken = None, True
+    await play(store_path, config, models={"scripted": model}, retry_failed=True)
+    with Store.read(store_path) as store:
+        assert [row.state for row in store.trees(run)] == ["done", "done"], "what is owed was played"
+        assert ("judge.likelihood", "error") in store.rows("SELECT role, kind FROM failures WHERE resolved_at IS NULL")
+    model.mistaken = False
+    await play(store_path, config, models={"scripted": model}, retry_failed=True)
+    for tree in trees_of(store_path, run):
+        for _, replies in tree.turns():
+            assert sorted(reply.role for reply in replies) == ["responder.brief", "responder.plain", "responder.warm"]
+    with Store.read(store_path) as store:
+        assert store.rows("SELECT DISTINCT role, kind FROM failures WHERE resolved_at IS NULL") == []
+        assert verify(store).findings == ()
+
+
+async def test_a_store_that_cannot_be_written_is_told_before_the_calls_that_it_halted(store_path: Path) -> None:
+    wrong = iter([Halted("the store is full"), StoreError("the store is full"), Halted("the store is full")])
+
+    async def broken(*_: object) -> int:
+        raise next(wrong)
+
+    engine = await engine_for(store_path, configuration(personas={"count": 3}))
+    with Store.read(store_path) as store:
+        trees = [row.id for row in store.trees(engine.run_row.id)]
+    with pytest.raises(StoreError):
+        await engine._each(broken, trees)
+    await engine.run(play=False)
+    await close_engine(engine)
 
 
 async def test_a_mistake_in_a_role_is_a_failure_that_is_kept(store_path: Path) -> None:

@@ -200,13 +200,26 @@ def resolve_failures(call_id: str) -> list[Write]:
     return [("UPDATE failures SET resolved_at = ? WHERE call_id = ? AND resolved_at IS NULL", (time.time(), call_id))]
 
 
-_CAME_AFTER_ALL = """
+_BY_HAND = """
+(
+    failures.purpose GLOB 'speak.[a-z]*' OR failures.purpose GLOB 'respond.[a-z]*.[0-9]*'
+    OR EXISTS (SELECT 1 FROM nodes here WHERE here.id = failures.node_id AND here.operation_id IS NOT NULL)
+)
+"""
+"""Whether a message was failed to be had for an operation: its purpose names it, or it stands under what one grew.
+
+A purpose is `speak.REPLICA` or `respond.REPLICA`, where the replica of an operation begins with its kind; what the run
+itself asks for is `speak.0` and `respond`, and both may go on with the number of a further try.
+"""
+_CAME_AFTER_ALL = f"""
 UPDATE failures SET resolved_at = ? WHERE run_id = ? AND resolved_at IS NULL AND (
     EXISTS (
         SELECT 1 FROM nodes n WHERE n.parent_id = failures.node_id AND n.role = failures.role AND n.at >= failures.at
+        AND (n.operation_id IS NULL OR {_BY_HAND})
     ) OR EXISTS (
         SELECT 1 FROM nodes n WHERE n.tree_id = failures.tree_id AND failures.node_id = failures.tree_id
         AND n.parent_id IS NULL AND n.role = failures.role AND n.at >= failures.at
+        AND (n.operation_id IS NULL OR {_BY_HAND})
     ) OR failures.role = 'inducer' AND EXISTS (
         SELECT 1 FROM nodes n JOIN ledgers l ON l.node_id = n.id WHERE n.id = failures.node_id AND n.at >= failures.at
     ) OR EXISTS (
@@ -221,6 +234,7 @@ def settle_failures(run_id: str) -> list[Write]:
     """Note which failures of a run something came after: the message, the ledger or the judgement asked for there.
 
     Whoever asks again at a place may do it by another call, so that an answer to the same call is not all that counts.
+    A message that an operation grew does not stand in for one that the run owes.
     """
     return [(_CAME_AFTER_ALL, (time.time(), run_id))]
 

@@ -315,6 +315,55 @@ async def test_a_store_that_cannot_be_written_is_told_before_the_calls_that_it_h
     await close_engine(engine)
 
 
+class Refusing(ScriptedModel):
+    """A scripted model that fails where a prompt holds a mark."""
+
+    def __init__(self, mark: str) -> None:
+        super().__init__("scripted", ScriptedConfig(kind="scripted"))
+        self.mark = mark
+
+    async def chat(self, request: ChatRequest, on_delta: OnDelta | None = None) -> ChatAnswer:
+        if self.mark in "\n".join(message.content for message in request.messages):
+            raise ModelFailure("refused", "told to fail")
+        return await super().chat(request, on_delta)
+
+
+async def test_what_a_person_extended_does_not_stand_in_for_what_the_run_owes(store_path: Path) -> None:
+    """The tree fails where the user is asked a second time; a person has it answered from there."""
+    config, leaving = configuration(turns=2, personas={"count": 1}), Refusing("Your next message")
+    run = await play(store_path, config, models={"scripted": leaving})
+    (tree,) = trees_of(store_path, run)
+    end = tree.continued_path()[-1]
+    unresolved = "SELECT role, purpose, node_id FROM failures WHERE resolved_at IS NULL"
+    with Store.read(store_path) as store:
+        assert store.rows(unresolved) == [("user", "speak.0", end.id)]
+    await done_by_hand(store_path, run, config, "branch", node=end.id, kind="extend", turns=1)
+    with Store.read(store_path) as store:
+        assert store.rows(unresolved) == [("user", "speak.0", end.id)]
+    await play(store_path, config, retry_failed=True)
+    with Store.read(store_path) as store:
+        assert [row.state for row in store.trees(run)] == ["done"]
+        assert store.rows(unresolved) == []
+
+
+async def test_a_failed_operation_is_settled_by_one_that_came_after(store_path: Path) -> None:
+    config = configuration(turns=1, personas={"count": 1})
+    run = await play(store_path, config)
+    (tree,) = trees_of(store_path, run)
+    ((user, (reply, *_)),) = tree.turns()
+    for node, kind in ((reply, "extend"), (user, "reroll"), (reply, "reroll")):
+        with Store.open(store_path) as store:
+            ask(store, run, "branch", {"node": node.id, "kind": kind})
+        engine = await open_engine(store_path, run, models={"scripted": Refusing("")})
+        await engine.run(play=False)
+        await close_engine(engine)
+        with Store.read(store_path) as store:
+            assert len(store.rows("SELECT 1 FROM failures WHERE resolved_at IS NULL")) == 1
+        await done_by_hand(store_path, run, config, "branch", node=node.id, kind=kind)
+        with Store.read(store_path) as store:
+            assert store.rows("SELECT purpose FROM failures WHERE resolved_at IS NULL") == []
+
+
 async def test_a_mistake_in_a_role_is_a_failure_that_is_kept(store_path: Path) -> None:
     class Mistaken(ScriptedModel):
         async def chat(self, request: ChatRequest, on_delta: OnDelta | None = None) -> ChatAnswer:

@@ -189,7 +189,7 @@ class Size:
     epochs: float
 
 
-WHOLE = Size(trees=80, held_out=12, cases=20, turns=2, measured_turns=2, samples=6, reply=40, minutes=20, epochs=1)
+WHOLE = Size(trees=80, held_out=40, cases=20, turns=2, measured_turns=2, samples=6, reply=40, minutes=20, epochs=1)
 QUICK = Size(trees=6, held_out=4, cases=4, turns=2, measured_turns=2, samples=4, reply=32, minutes=3, epochs=1)
 
 

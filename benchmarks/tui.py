@@ -102,6 +102,7 @@ QUICK = Sizes(trees=331, rounds=1, starts=2, pairs=2, pair_trees=12, opened=30, 
 
 def stores(folder: Path, trees: int) -> tuple[Path, Path]:
     """The large store and the small one, made unless they are there."""
+    folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for size in (trees, trees // 10):
         path = folder / f"trees-{size}.db"

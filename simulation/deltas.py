@@ -1,7 +1,7 @@
 """Live tokens for whoever watches: newline-delimited JSON on a Unix socket, bounded, never stored.
 
-A watcher that reads too slowly loses deltas, not the run. Nobody watching costs nothing: the call path is given a
-sink only while somebody is connected.
+What is written of an answer between two flushes is one line. A watcher that reads too slowly loses deltas, not the
+run. Nobody watching costs nothing: the call path is given a sink only while somebody is connected.
 """
 
 from __future__ import annotations
@@ -18,6 +18,31 @@ from trees.ids import text_digest
 
 QUEUED = 1000
 """Deltas kept for a slow watcher; further ones are dropped."""
+FLUSH_S = 0.05
+"""How long deltas are gathered before they are passed on, in seconds."""
+LEAVING_S = 1.0
+"""Longest wait for a watcher to take the last deltas when the engine leaves, in seconds."""
+
+Key = tuple[str, str, str, str, int]
+"""Tree, node, role, purpose, and the index of the answer."""
+
+
+class Gathered:
+    """What one watcher has not been told yet."""
+
+    def __init__(self) -> None:
+        self._pieces: dict[Key, list[str]] = {}
+        self._count = 0
+
+    def add(self, key: Key, text: str) -> None:
+        if self._count < QUEUED:
+            self._count += 1
+            self._pieces.setdefault(key, []).append(text)
+
+    def take(self) -> bytes:
+        """All of it as lines; empty if there is nothing."""
+        taken, self._pieces, self._count = self._pieces, {}, 0
+        return b"".join(_line(key, "".join(pieces)) for key, pieces in taken.items())
 
 
 class DeltaServer:
@@ -26,7 +51,8 @@ class DeltaServer:
     def __init__(self, path: Path, listen: Callable[[DeltaSink | None], None]) -> None:
         self._path = path
         self._listen = listen
-        self._watchers: set[asyncio.Queue[bytes]] = set()
+        self._watchers: dict[asyncio.Task[None], Gathered] = {}
+        self._leaving = asyncio.Event()
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
@@ -38,45 +64,44 @@ class DeltaServer:
     async def close(self) -> None:
         if self._server is not None:
             self._server.close()
+        self._leaving.set()
+        if self._watchers:
+            await asyncio.wait(list(self._watchers), timeout=LEAVING_S)
         self._path.unlink(missing_ok=True)
 
     def send(self, asking: Asking, index: int, text: str) -> None:
         """Pass a delta on to everybody who watches."""
-        delta = {
-            "tree": asking.tree_id,
-            "node": asking.node_id,
-            "role": asking.role,
-            "purpose": asking.purpose,
-            "answer": index,
-            "text": text,
-        }
-        line = json.dumps(delta).encode("ascii") + b"\n"
-        for queue in self._watchers:
-            if not queue.full():
-                queue.put_nowait(line)
+        key = (asking.tree_id, asking.node_id, asking.role, asking.purpose, index)
+        for gathered in self._watchers.values():
+            gathered.add(key, text)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        queue: asyncio.Queue[bytes] = asyncio.Queue(QUEUED)
-        self._watchers.add(queue)
+        task, gathered = asyncio.current_task(), Gathered()
+        assert task is not None
+        self._watchers[task] = gathered
         self._listen(self.send)
-        gone = asyncio.ensure_future(reader.read())
+        ends = {asyncio.ensure_future(reader.read()), asyncio.ensure_future(self._leaving.wait())}
         try:
-            while not gone.done():
-                line = asyncio.ensure_future(queue.get())
-                await asyncio.wait({gone, line}, return_when=asyncio.FIRST_COMPLETED)
-                if line.done():
-                    writer.write(line.result())
+            while not any(end.done() for end in ends):
+                await asyncio.wait(ends, timeout=FLUSH_S, return_when=asyncio.FIRST_COMPLETED)
+                if lines := gathered.take():
+                    writer.write(lines)
                     await writer.drain()
-                else:
-                    line.cancel()
         except ConnectionError:
             return
         finally:
-            gone.cancel()
+            for end in ends:
+                end.cancel()
             writer.close()
-            self._watchers.discard(queue)
+            del self._watchers[task]
             if not self._watchers:
                 self._listen(None)
+
+
+def _line(key: Key, text: str) -> bytes:
+    tree, node, role, purpose, answer = key
+    delta = {"tree": tree, "node": node, "role": role, "purpose": purpose, "answer": answer, "text": text}
+    return json.dumps(delta).encode("ascii") + b"\n"
 
 
 def socket_path(store: Path, job_id: str) -> Path:

@@ -25,8 +25,7 @@ MOST = 5000
 
 ORDERS: Mapping[str, str] = {
     "place": "r.created_at DESC, t.run_id, t.position",
-    "closest": "(SELECT min(v.margin) FROM nodes n JOIN verdicts v ON v.first_id = n.id "
-    "WHERE n.tree_id = t.id AND v.outcome = 'win') ASC NULLS LAST, t.id",
+    "closest": "w.margin ASC NULLS LAST, t.id",
     "changed": "t.updated_at DESC, t.id",
     "turns": "t.turns DESC, t.id",
     "messages": "t.nodes DESC, t.id",
@@ -34,6 +33,13 @@ ORDERS: Mapping[str, str] = {
     "state": "t.state DESC, t.id",
 }
 """Orders by name, as SQL."""
+_CLOSEST = """
+WITH wins AS MATERIALIZED (
+    SELECT n.tree_id, min(v.margin) AS margin FROM verdicts v JOIN nodes n ON n.id = v.first_id
+    WHERE v.outcome = 'win' GROUP BY 1
+)
+"""
+"""Once over all wins: asked tree by tree it takes three times as long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +123,11 @@ def reduce(index: Index, event: Event) -> Index:
 
 def page(store: Store, wanted: Filter, order: str, start: int, limit: int = PAGE) -> tuple[Row, ...]:
     """Trees of a filter in an order, a page of them."""
+    before, wins = (_CLOSEST, "LEFT JOIN wins w ON w.tree_id = t.id") if order == "closest" else ("", "")
     sql = (
-        "SELECT t.id, t.run_id, t.title, t.state, t.turns, t.nodes, t.cause "
-        f"FROM trees t JOIN runs r ON r.id = t.run_id WHERE {wanted.where} ORDER BY {ORDERS[order]} LIMIT ? OFFSET ?"
+        f"{before} SELECT t.id, t.run_id, t.title, t.state, t.turns, t.nodes, t.cause "
+        f"FROM trees t JOIN runs r ON r.id = t.run_id {wins} "
+        f"WHERE {wanted.where} ORDER BY {ORDERS[order]} LIMIT ? OFFSET ?"
     )
     found = store.rows(sql, (*wanted.values, limit, start))
     told = _told(store, [row[0] for row in found])

@@ -143,7 +143,8 @@ def prompt(walk: Walk, width: int) -> None:
     walk.press("Enter")
     walk.see("saved", "kept as version")
     walk.press("Escape")
-    walk.see("versions", "shorter")
+    # Where three panes stand side by side the list has no room for notes.
+    walk.see("versions", "shorter" if width < 120 else "version")
     walk.press("u")
     walk.see("in use", "prompts/responder.md")
 

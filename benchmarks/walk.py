@@ -144,7 +144,7 @@ def prompt(walk: Walk, width: int) -> None:
     walk.see("saved", "kept as version")
     walk.press("Escape")
     # Where three panes stand side by side the list has no room for notes.
-    walk.see("versions", "shorter" if width < 120 else "version")
+    walk.see("versions", "shorter" if width < 120 else "enter Edit")
     walk.press("u")
     walk.see("in use", "prompts/responder.md")
 

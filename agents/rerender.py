@@ -25,7 +25,7 @@ from agents.judges.rating import rating_messages
 from agents.judges.reward import reward_messages
 from agents.messages import Line, Person
 from agents.models.protocol import Message
-from agents.person import person_of
+from agents.person import person_in
 from agents.prompts import Prompt
 from agents.responder import responder_messages
 from agents.user import user_messages
@@ -157,13 +157,7 @@ class Rerender:
         except (NotFound, ValueError):
             # A tree that is not one (a missing parent) is another finding of `verify`.
             return None
-        if row.profile_id is None or row.personality_id is None:
-            return Setting(tree, None)
-        profile, personality = (
-            self._store.profile(row.profile_id),
-            self._store.personality(row.personality_id),
-        )
-        return Setting(tree, person_of(profile, personality, row.situation))
+        return Setting(tree, person_in(self._store, row))
 
 
 def use_of_node(store: Store, node_id: str) -> Use | None:

@@ -28,7 +28,7 @@ from agents.models.adapters import Adapters
 from agents.models.open import seat_of
 from agents.models.protocol import Model
 from agents.permits import Permits
-from agents.person import person_of
+from agents.person import person_in
 from agents.prompts import Prompt
 from agents.roles import SILENT, Silences, Stage
 from simulation.cast import (
@@ -261,11 +261,10 @@ class Engine:
         )
 
     def _person(self, tree_id: str) -> Person:
-        row = self._store.tree_row(tree_id)
-        if row.profile_id is None or row.personality_id is None:
+        person = person_in(self._store, self._store.tree_row(tree_id))
+        if person is None:
             raise SetupError(f"tree {tree_id[:8]} has no persona: nobody can speak in it")
-        profile, personality = self._store.profile(row.profile_id), self._store.personality(row.personality_id)
-        return person_of(profile, personality, row.situation)
+        return person
 
     # Heartbeat and commands
 

@@ -22,7 +22,7 @@ from agents.judges.verdicts import JudgeSpec
 from agents.messages import Candidate, JudgeRequest, Place
 from agents.models.open import seat_of
 from agents.models.protocol import ChatRequest, Message, Model
-from agents.person import person_of
+from agents.person import person_in
 from agents.prompts import Prompt
 from agents.rerender import Rerender
 from agents.roles import Role, Stage
@@ -261,17 +261,13 @@ class _Trying:
     async def _judged(
         self, use: Use, stage: Stage, spec: JudgeSpec, place: Place, said: Mapping[str, Any]
     ) -> Judgement | None:
-        tree, row = self.store.tree(use.tree_id), self.store.tree_row(use.tree_id)
-        person = None
-        if row.profile_id is not None and row.personality_id is not None:
-            profile, personality = self.store.profile(row.profile_id), self.store.personality(row.personality_id)
-            person = person_of(profile, personality, row.situation)
+        tree = self.store.tree(use.tree_id)
         hinted = bool(use.tail.get("hint"))
         request = JudgeRequest(
             place=place,
             judge=spec.name,
             prompt_id=spec.prompt_id,
-            person=person,
+            person=person_in(self.store, self.store.tree_row(use.tree_id)),
             history=lines_of(tree.path(use.node_id)),
             candidates=tuple(Candidate(node_id=side, text=said[side], hinted=hinted) for side in SIDES),
             revealed=tuple(tree.revealed(use.node_id)),

@@ -46,7 +46,7 @@ def test_names_of_one_family_are_kin(a: str, b: str) -> None:
     ("a", "b"),
     [
         ("dolphin-2.9", "phi-4"),
-        ("/home/claude/models/qwen3.gguf", "claude-sonnet-4"),
+        ("models/claude/qwen3.gguf", "claude-sonnet-4"),
         ("OLMo-2-7B", "SmolLM2-135M"),
         ("proto1-7b", "o1"),
         ("", ""),

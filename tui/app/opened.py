@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from agents.messages import Person
-from agents.person import person_of
+from agents.person import person_in
 from trees.store import RunRow, Store, TreeRow
 from trees.text import search_query
 from trees.tree import ConversationTree
@@ -56,7 +56,7 @@ def open_tree(store: Store, tree_id: str, words: str = "") -> Opened:
         _deciding(store.run(row.run_id), tree, judges),
         judges,
         model_labels(store),
-        _person(store, row),
+        person_in(store, row),
         notes_of(store, tree_id),
         _hits(store, tree, words),
     )
@@ -69,12 +69,6 @@ def _deciding(run: RunRow, tree: ConversationTree, judges: Mapping[str, str]) ->
     wanted = play.get("judge") or next(iter(play.get("judges", {})), None)
     named = [judge for judge in made if judges.get(judge) == wanted]
     return next(reversed(named or made), None)
-
-
-def _person(store: Store, row: TreeRow) -> Person | None:
-    if row.profile_id is None or row.personality_id is None:
-        return None
-    return person_of(store.profile(row.profile_id), store.personality(row.personality_id), row.situation)
 
 
 def _hits(store: Store, tree: ConversationTree, words: str) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ Invariant: exactly one word at a time, and it never rests on colour: every word 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from trees.jobs import Lock, lock_of
@@ -48,6 +48,8 @@ class RunLine:
     updated_at: float
     pid: int | None
     """Of its engine, if one is at work."""
+    read_at: float = field(compare=False)
+    """When it was read; how a run stands does not differ by it."""
 
     @property
     def live(self) -> bool:
@@ -91,6 +93,7 @@ def run_line(store: Store, run: RunRow, now: float) -> RunLine:
         turns_planned=trees * turns_of(run),
         updated_at=run.updated_at,
         pid=lock.pid if lock is not None and lock.alive else None,
+        read_at=now,
     )
 
 

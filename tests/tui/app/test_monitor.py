@@ -183,6 +183,29 @@ async def test_a_killed_engine_is_crashed_and_resumed_with_nothing_lost(opening:
         assert verify(store).clean
 
 
+async def test_what_monitor_saw_last_counts_when_a_run_is_to_be_resumed(
+    opening: Opening, store_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Home's slower list still shows an engine that Monitor has seen die."""
+    await begun(store_path, configuration())
+    asked: list[tuple[str, ...]] = []
+
+    async def have_done(_: EspalierApp, what: str, *arguments: str) -> None:
+        asked.append((what.split()[0], *arguments[:1]))
+
+    monkeypatch.setattr(EspalierApp, "have_done", have_done)
+    async with opening(mode="monitor") as driven:
+        await driven.until(lambda: "R begins it" in driven.text(), "Monitor says how it stands")
+        seen = driven.app.runs[0]
+        driven.app.runs = (replace(seen, word="running", pid=os.getpid(), read_at=seen.read_at - 1),)
+        await driven.press("R")
+        await driven.until(lambda: asked == [("resuming", "resume")], "it is resumed")
+        driven.app.runs = (replace(seen, word="running", pid=os.getpid(), read_at=seen.read_at + 1),)
+        await driven.press("R")
+        await driven.until(lambda: bool(driven.app._notifications), "it is said why not")
+    assert len(asked) == 1
+
+
 async def test_what_was_begun_goes_on_when_the_app_is_left(opening: Opening, store_path: Path) -> None:
     run = await begun(store_path, configuration(**SLOW))
     async with opening(live=True) as driven:

@@ -152,7 +152,7 @@ def _read(line: RunLine, at: float, turns: int) -> watching.Read:
 
 @given(st.lists(st.tuples(st.floats(0, 1e6), st.integers(0, 1000)), max_size=300))
 def test_watching_stays_bounded_and_never_fails(seen: list[tuple[float, int]]) -> None:
-    line = RunLine("r", "n", "play", "running", None, 1, 0, 0, 0, 1000, 0.0, 1)
+    line = RunLine("r", "n", "play", "running", None, 1, 0, 0, 0, 1000, 0.0, 1, 0.0)
     state = Watching("r")
     for at, turns in sorted(seen):
         state = watching.reduce(state, _read(line, at, turns))

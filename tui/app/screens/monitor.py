@@ -351,9 +351,10 @@ class MonitorScreen(Mode):
     # Steering
 
     def _line(self) -> RunLine | None:
-        """How the run stood when it was last looked at, by the app or by this screen's slower readings."""
+        """How the run stood when it was last looked at, by the app or by this screen."""
         read = self.watching.read
-        return self.main.line_of(self.watching.run_id) or (read.line if read is not None else None)
+        lines = (self.main.line_of(self.watching.run_id), read.line if read is not None else None)
+        return max((line for line in lines if line is not None), key=lambda line: line.read_at, default=None)
 
     def action_pause(self) -> None:
         line = self._line()
@@ -381,6 +382,7 @@ class MonitorScreen(Mode):
     def action_resume(self) -> None:
         line = self._line()
         if line is None or line.live:
+            self.main.tell("there is no run to resume" if line is None else "an engine is at work on this run already")
             return
         retry = ["--retry-failed"] if line.word in ("failed", "done") else []
         what = f"resuming {line.id[:8]}"

@@ -8,7 +8,7 @@ Invariant: notices, titles and tables are given `Content` that `tui.app.content`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar, cast
 
@@ -209,8 +209,28 @@ class Table(DataTable[Text]):
                     self.update_cell(key, column, cell, update_width=True)
 
 
+def _bound(bindings: Iterable[BindingType]) -> dict[str, str]:
+    """Actions by key."""
+    made = (each if isinstance(each, Binding) else Binding(*each) for each in bindings)
+    return {key: each.action for each in made for key in each.key.split(",")}
+
+
+async def _act(typed_in: Widget, event: events.Key, bound: Mapping[str, str]) -> None:
+    """Do at once what a key is bound to. Textual sends it up to the app first, and letters that a slow line brings
+    together with it overtake it."""
+    if (action := bound.get(event.key)) is not None:
+        event.stop()
+        event.prevent_default()
+        await typed_in.run_action(action)
+
+
 class Editor(TextArea):
     """A text that is edited as it is and shown without what would drive the terminal."""
+
+    BOUND: ClassVar = _bound(TextArea.BINDINGS)
+
+    async def on_key(self, event: events.Key) -> None:
+        await _act(self, event, self.BOUND)
 
     def get_line(self, line_index: int) -> Text:
         return Text(in_place(self.document.get_line(line_index)), end="", no_wrap=True)
@@ -237,6 +257,11 @@ def _place(above: str) -> tuple[int, int]:
 
 class LineEditor(Input):
     """A line that is edited as it is and shown without what would drive the terminal."""
+
+    BOUND: ClassVar = _bound(Input.BINDINGS)
+
+    async def on_key(self, event: events.Key) -> None:
+        await _act(self, event, self.BOUND)
 
     @property
     def _value(self) -> Text:

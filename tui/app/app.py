@@ -467,6 +467,12 @@ class EspalierApp(App[Path]):
         if wanted in self.MODES:
             self.switch_mode(wanted)
 
+    def watch_run(self, run_id: str) -> None:
+        """Go to Monitor for a run that was just begun: it may not be listed yet, or be done already."""
+        self.run_id = run_id
+        self.show_pill()
+        self.switch_mode("monitor")
+
     def look_at_tree(self, run_id: str, tree_id: str) -> None:
         """Go to one tree of a run."""
         self.run_id, self.tree_id = run_id, tree_id

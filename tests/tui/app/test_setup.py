@@ -64,6 +64,7 @@ async def test_start_says_why_not_and_then_begins_the_run(opening: Opening) -> N
         screen._save("mine.toml")
         await driven.press("ctrl+r")
         await driven.until(lambda: driven.app.run_id is not None, "the run was begun")
+        assert driven.app.current_mode == "monitor"
         await driven.until(lambda: driven.app.current_run().word == "done", "it is played")
 
 

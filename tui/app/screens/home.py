@@ -163,4 +163,4 @@ class HomeScreen(Mode):
         if ended.code == 0:
             document = ended.document
             run = document["run"]
-            self.main.choose_run(run if isinstance(run, str) else run["id"])
+            self.main.watch_run(run if isinstance(run, str) else run["id"])

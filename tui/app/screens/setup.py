@@ -390,7 +390,7 @@ class SetupScreen(Mode):
         ended = await self.main.have_done(f"starting {file}", "run", str(file), "--detach", "--json")
         if ended.code == 0:
             run = ended.document["run"]
-            self.main.choose_run(run if isinstance(run, str) else run["id"])
+            self.main.watch_run(run if isinstance(run, str) else run["id"])
 
     def action_side(self) -> None:
         self.toggle_class("-side")

@@ -12,6 +12,7 @@ stood there is kept as text.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import tempfile
 import time
@@ -28,6 +29,8 @@ from trees.store import Store
 from trees.verify import verify
 
 SIZES = ((80, 24), (120, 40), (200, 60))
+LIST_HAS_FOCUS = "n Next place"
+"""What stands at the bottom of Prompts while the list of versions has the focus."""
 PLAYED_S = 900.0
 """Longest wait for a run to be played."""
 SCRIPTED = """\
@@ -106,7 +109,7 @@ def trees(walk: Walk) -> None:
     walk.press("Escape")
     walk.see("back at the list", "trees 6 by place", "/ Filter")
     walk.press("/")
-    walk.screen.when(lambda text: "enter Open" not in text, "the filter having the focus")
+    walk.screen.when(lambda text: "o Order" not in text, "the filter having the focus")
     walk.screen.type("turns>2")
     walk.see("filtered", "turns>2", "trees 6 by place")
     walk.press("Escape")
@@ -121,9 +124,10 @@ def prompt(walk: Walk, width: int) -> None:
     walk.press(*["Down"] * row)
     walk.press("Enter")
     walk.see("editor", "responder from", "[head]")
-    walk.screen.when(lambda text: "enter Edit" not in text, "the editor having the focus")
+    walk.screen.when(lambda text: LIST_HAS_FOCUS not in text, "the editor having the focus")
     lines = walk.screen.text().splitlines()
-    wanted = next(at for at, line in enumerate(lines) if "You are a friendly" in line)
+    # With its number: the preview beside the editor says the same.
+    wanted = next(at for at, line in enumerate(lines) if re.search(r"\d +You are a friendly", line))
     while (line := walk.screen.line()) < wanted:
         walk.press("Down")
         walk.screen.when(lambda _, line=line: walk.screen.line() > line, "the cursor going down")
@@ -143,8 +147,8 @@ def prompt(walk: Walk, width: int) -> None:
     walk.press("Enter")
     walk.see("saved", "kept as version")
     walk.press("Escape")
-    # Where three panes stand side by side the list has no room for notes.
-    walk.see("versions", "shorter" if width < 120 else "enter Edit")
+    # A narrow screen shows the list alone, with notes; a wider one the editor again, and has no room for notes.
+    walk.see("versions", LIST_HAS_FOCUS, "shorter" if width < 120 else "[head]")
     walk.press("u")
     walk.see("in use", "prompts/responder.md")
 
@@ -174,6 +178,7 @@ def second_run(walk: Walk) -> None:
     walk.see("second played", "✓ done", "enter reads its trees", timeout_s=PLAYED_S)
     walk.press("1")
     walk.see("home", "runs 2", "quickstart")
+    walk.screen.when(lambda text: text.count("✓ done") >= 3, "both runs and the pill saying that they are done")
     walk.press("C-q")
     walk.see("left", "it ended with 0")
 

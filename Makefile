@@ -5,7 +5,8 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # What the tests need. Without a GPU, torch is held to the version in constraints.txt.
 EXTRAS ?= llama,autogen,personas,train,serve,dev
-LAYERS := agents simulation trees train tui
+# Tests run side by side: the files of tests are shared out among so many processes.
+WORKERS ?= 2
 
 .PHONY: demo study-planted test test-long test-vllm lint check format torture soak three-models benchmarks clean
 
@@ -18,7 +19,7 @@ study-planted: $(VENV)/.demo
 	$(BIN)/python benchmarks/planted.py
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 # What takes too long for every time: an adapter from its training to every backend and the benchmark.
 test-long: $(VENV)/.test

@@ -19,5 +19,7 @@ def store_path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _no_store_of_the_developer(monkeypatch: pytest.MonkeyPatch) -> None:
+def _nothing_of_the_developer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a store of whoever runs the tests nor the width of a terminal, which pytest's workers are told."""
     monkeypatch.delenv("ESPALIER_STORE", raising=False)
+    monkeypatch.delenv("COLUMNS", raising=False)

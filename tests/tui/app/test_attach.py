@@ -226,7 +226,8 @@ async def test_a_store_of_a_newer_version_is_refused_in_words_and_left_alone(
 
 async def test_a_file_that_is_no_store_is_refused_in_words(opening: Opening, store_path: Path, tmp_path: Path) -> None:
     shutil.copy(__file__, store_path)
-    async with opening(mode="home", live=True) as driven:
+    # Wide enough for the longest name of a temporary folder to stand in one line.
+    async with opening(240, 40, mode="home", live=True) as driven:
         await driven.until(lambda: "! the store cannot be read" in driven.text(), "the pill says so")
         assert store_path.name in driven.text()
 

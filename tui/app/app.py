@@ -8,6 +8,7 @@ Invariant: closing the app, however it ends, ends no run and loses nothing but w
 
 from __future__ import annotations
 
+import gc
 import os
 import shlex
 import signal
@@ -507,8 +508,16 @@ def known_bindings() -> set[str]:
     return found
 
 
+def spare_pauses() -> None:
+    """Have the collector of garbage pass over what was imported: going through all of it takes a tenth of a second,
+    in which no key is answered."""
+    gc.freeze()
+    gc.set_threshold(5_000, 20, 20)
+
+
 def run(start: Start) -> None:
     """Run the app until it is left. Another store that is gone to has an app of its own."""
+    spare_pauses()
     wanted: Path | None = start.store
     while wanted is not None:
         wanted = EspalierApp(replace(start, store=wanted)).run()

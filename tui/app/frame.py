@@ -8,6 +8,7 @@ Invariant: notices, titles and tables are given `Content` that `tui.app.content`
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar, cast
@@ -335,6 +336,12 @@ class Mode(Screen[None]):
         focused = self.focused
         above = [] if focused is None else [w for w in focused.ancestors_with_self if isinstance(w, Pane)]
         return above[0] if above else next(iter(self.query(Pane)), None)
+
+    async def painted(self) -> None:
+        """Wait until the screen shows what it holds now."""
+        refreshed = asyncio.Event()
+        self.call_after_refresh(refreshed.set)
+        await refreshed.wait()
 
     def later(self, work: Callable[[], Coroutine[None, None, None]], group: str) -> None:
         """Do something in the background; what the group was at is given up. It is not begun if it is too late."""

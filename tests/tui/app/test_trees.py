@@ -242,3 +242,38 @@ async def test_blind_mode_at_its_size(opening: Opening, snapshot: Callable[[str]
         snapshot(driven.text())
         await driven.press("b")
         assert "★" in driven.text(), "it is all shown again"
+
+
+@pytest.mark.usefixtures("run_id")
+async def test_a_long_outline_is_taken_up_bit_by_bit_and_whole(
+    opening: Opening, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trees_module, "SLICE", 2)
+    async with opening(mode="trees") as driven:
+        screen = await listed(driven, 2)
+        table = screen.query_one("#outline-table", Table)
+        await driven.until(lambda: table.row_count == len(screen._listed) > 6, "the rest follows")
+        assert [key.value for key in table.rows] == [row.node_id for row in screen._listed]
+        await driven.press("enter", "end")
+        last = table.at
+        screen.refresh_view()
+        await driven.until(lambda: not any(w.group == "tree" for w in screen.workers), "it was read again")
+        assert (table.at, table.row_count) == (last, len(screen._listed))
+
+
+@pytest.mark.usefixtures("run_id")
+async def test_a_message_that_the_outline_has_not_taken_up_yet_is_gone_to(
+    opening: Opening, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def nothing_more(_: TreesScreen) -> None:
+        return
+
+    monkeypatch.setattr(trees_module, "SLICE", 2)
+    monkeypatch.setattr(TreesScreen, "_take_up_the_rest", nothing_more)
+    async with opening(mode="trees") as driven:
+        screen = await listed(driven, 2)
+        await driven.until(lambda: screen.node is not None, "a tree is open")
+        assert screen.query_one("#outline-table", Table).row_count == 2
+        await driven.press("enter", "right_curly_bracket", "right_curly_bracket")
+        assert screen.node is not None
+        assert (screen.node.speaker, screen.node.turn) == ("user", 3)

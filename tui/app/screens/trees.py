@@ -50,6 +50,8 @@ TYPING_S = 0.15
 """How long a person must have stopped typing before a filter is asked, in seconds."""
 AHEAD = 50
 """The next page is asked for when the cursor is this near to the end of what is listed."""
+SLICE = 250
+"""Messages that the outline takes up at once; the rest follow while the screen answers keys."""
 
 
 class IndexPane(Pane):
@@ -336,7 +338,7 @@ class TreesScreen(Mode):
                 self.ask("page", self._next_page, self.pane("index"))
             if event.row_key.value is not None and not self.has_class("-narrow"):
                 self._open(event.row_key.value)
-        else:
+        elif self.node is not None and self._told != (self.node.id, self.view):
             self._show_detail()
 
     def on_data_table_row_selected(self, _: DataTable.RowSelected) -> None:
@@ -369,14 +371,26 @@ class TreesScreen(Mode):
             self.pane("detail").notice("empty", "there is no message yet")
             return
         pane.clear()
-        table.fill((row.node_id, [list(row.cells)]) for row in self._listed)
-        ids = [row.node_id for row in self._listed]
+        self.workers.cancel_group(self, "outline")
+        shown = table.row_count if stay else 0
+        table.fill((row.node_id, [list(row.cells)]) for row in self._listed[: max(SLICE, shown)])
         wanted, self._wanted = self._wanted or (next(iter(opened.hits), None) if not stay else None), None
-        if wanted in ids:
-            table.move_cursor(row=ids.index(wanted))
-        elif not stay:
-            table.move_cursor(row=min(1, len(ids) - 1))
+        if not self._go_to(wanted) and not stay:
+            table.move_cursor(row=min(1, len(self._listed) - 1))
         self._show_detail()
+        if table.row_count < len(self._listed):
+            self.later(self._take_up_the_rest, "outline")
+
+    async def _take_up_the_rest(self) -> None:
+        table = self.query_one("#outline-table", Table)
+        while table.row_count < len(self._listed):
+            await self.painted()
+            self._take_up(table.row_count + SLICE)
+
+    def _take_up(self, rows: int) -> None:
+        """Have at least so many rows of the outline in its table, as far as there are."""
+        table = self.query_one("#outline-table", Table)
+        table.append((row.node_id, [list(row.cells)]) for row in self._listed[table.row_count : rows])
 
     @property
     def node(self) -> Node | None:
@@ -384,10 +398,14 @@ class TreesScreen(Mode):
         at = self.query_one("#outline-table", Table).at
         return self.opened.tree[at] if self.opened is not None and at is not None and at in self.opened.tree else None
 
-    def _go_to(self, node_id: str) -> None:
-        ids = [row.node_id for row in self._listed]
-        if node_id in ids:
-            self.query_one("#outline-table", Table).move_cursor(row=ids.index(node_id))
+    def _go_to(self, node_id: str | None) -> bool:
+        """Put the cursor on a message; whether it is in the outline."""
+        at = next((at for at, row in enumerate(self._listed) if row.node_id == node_id), None)
+        if at is None:
+            return False
+        self._take_up(at + 1)
+        self.query_one("#outline-table", Table).move_cursor(row=at)
+        return True
 
     # What is told of a message
 

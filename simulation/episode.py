@@ -37,12 +37,9 @@ from simulation.branching import choose
 from simulation.config import BranchingConfig
 from trees.ids import node_id
 from trees.tree import ConversationTree
-from trees.values import Continued, Judgement, Ledger, Node, Speaker, Turn
+from trees.values import BY_HAND, Continued, Judgement, Ledger, Node, Speaker, Turn
 from trees.writer import Writer
 from trees.writes import fail_tree, finish_tree, in_one, keep_turn
-
-BY_HAND = "operation"
-"""The policy of a mark that says a person went on from a reply: the run's own branching did not."""
 
 
 @dataclass(frozen=True)

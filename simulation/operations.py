@@ -15,7 +15,6 @@ from agents.judges.verdicts import JudgeSpec
 from agents.messages import Person
 from agents.roles import Role
 from simulation.episode import (
-    BY_HAND,
     Branch,
     Scene,
     TurnFailed,
@@ -30,7 +29,7 @@ from trees.errors import EspalierError
 from trees.ids import node_id
 from trees.store import Store
 from trees.tree import ConversationTree
-from trees.values import Continued, Judgement, Node, Turn
+from trees.values import BY_HAND, Continued, Judgement, Node, Turn
 from trees.writes import in_one, keep_continued, keep_judgement, keep_operation
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import networkx as nx
 
-from trees.values import Continued, Judgement, Ledger, Node, Turn
+from trees.values import BY_HAND, Continued, Judgement, Ledger, Node, Turn
 
 
 class ConversationTree:
@@ -100,12 +100,14 @@ class ConversationTree:
 
     def continued_path(self) -> list[Node]:
         """The conversation really played: of a user's messages the latest that no operation added, of replies the
-        first continued one. It ends with such a reply, or with the user node whose replies none was continued from.
+        first that branching continued, before one that a person did. It ends with such a reply, or with the user node
+        whose replies none was continued from.
         """
         path: list[Node] = []
         options = self.roots()
         while options:
-            step = next((n for n in options if n.id in self.continued), None) or _latest_user(options)
+            went_on = [n for n in options if n.id in self.continued]
+            step = min(went_on, key=lambda n: self.continued[n.id].policy == BY_HAND, default=_latest_user(options))
             if step is None:
                 break
             path.append(step)

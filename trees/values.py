@@ -61,9 +61,13 @@ class Node:
         return text_digest(self.text)
 
 
+BY_HAND = "operation"
+"""The policy of a mark that says a person went on from a reply: the run's own branching did not."""
+
+
 @dataclass(frozen=True, slots=True)
 class Continued:
-    """That the branching policy went on from a node, and why."""
+    """That the branching policy, or a person, went on from a node, and why."""
 
     node_id: str
     policy: str

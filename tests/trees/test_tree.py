@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trees.tree import ConversationTree
-from trees.values import Continued, Judgement, Ledger, Node, Speaker, Turn
+from trees.values import BY_HAND, Continued, Judgement, Ledger, Node, Speaker, Turn
 
 
 def message(identity: str, parent: Node | None = None, tree: str = "tree") -> Node:
@@ -97,6 +97,17 @@ def test_the_continued_path_goes_on_from_the_marked_reply(continued: str) -> Non
     tree.add(message("next", tree[continued]))
     tree.continued[continued] = Continued(continued, "winner", "the winner")
     assert [node.id for node in tree.continued_path()] == ["user", continued, "next"]
+
+
+def test_what_a_person_went_on_from_is_not_what_was_played() -> None:
+    tree = ConversationTree("tree")
+    user = message("user")
+    for node in (user, message("plain", user), message("warm", user)):
+        tree.add(node)
+    tree.continued["plain"] = Continued("plain", BY_HAND, "extended by a person")
+    assert [node.id for node in tree.continued_path()] == ["user", "plain"]
+    tree.continued["warm"] = Continued("warm", "winner", "the winner")
+    assert [node.id for node in tree.continued_path()] == ["user", "warm"]
 
 
 def test_what_is_not_a_tree_is_refused() -> None:

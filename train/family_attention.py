@@ -48,8 +48,8 @@ def families_of(branches: Iterable[Branch]) -> tuple[Family, ...]:
 
 
 def fits(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, families: Sequence[Family]) -> bool:
-    """Whether the kernels take these tensors, and the families are all of their tokens."""
-    plain = query.device.type == "cpu" and query.dtype == key.dtype == value.dtype == torch.float32
+    """Whether the kernels take these tensors in float32, and the families are all of their tokens."""
+    plain = query.device.type == "cpu" and query.dtype == key.dtype == value.dtype and query.dtype != torch.float64
     whole = bool(families) and families[-1].rows.end == query.shape[2] == key.shape[2]
     return plain and whole and query.shape[-1] == value.shape[-1]
 

@@ -166,7 +166,9 @@ def tree_attention_forward(
     if uses_flex(query.device):
         return _flex(query, key, value, tree_plan, scale, softcap), None
     if softcap is None and fits(query, key, value, tree_plan.families):
-        return FamilyAttention.apply(query, key, value, tree_plan.families, scale), None
+        # In float32 whatever the weights are: the kernels' sums are, and joining parts that were rounded loses more.
+        read = FamilyAttention.apply(query.float(), key.float(), value.float(), tree_plan.families, scale)
+        return read.to(value.dtype), None
     return _BlockAttention.apply(query, key, value, tree_plan, scale, softcap), None
 
 

@@ -19,7 +19,7 @@ from train import tree_attention
 from train.packing import PackedSequence, pack
 from train.reply_logps import reply_sums, row_of, separate_token_logps, token_logps
 from train.token_tree import TokenTree
-from train.tree_attention import NAME, obstacle, padded_length, prepare, uses_flex
+from train.tree_attention import NAME, obstacle, padded_length, prepare, tree_attention_forward, uses_flex
 
 TIGHT = 1e-5
 
@@ -96,6 +96,25 @@ def test_blocks_read_what_torch_has_no_kernels_for(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(tree_attention, "fits", lambda *_: False)
     model = tiny_model("llama", num_hidden_layers=2, num_key_value_heads=1 + seed % 2 * 3)
     assert_equal_to_flattened(with_lora(model), [random_tree(seed, segments=30, siblings=5, longest=6)], 1_000)
+
+
+def test_in_bfloat16_attention_is_read_in_float32() -> None:
+    """Rounding aside, packed trees are read as rows are, with gradients; attention itself is that of float32."""
+    tree, model = random_tree(3), tiny_model("llama").to(torch.bfloat16)
+    (sequence,) = pack([tree], "dpo", 4096)
+    flat = flat_sums(model, sequence)
+    flat_gradients = gradients(model, flat.sum())
+    prepare(model)
+    packed = packed_sums(model, sequence)
+    assert off(packed, flat) < 0.01
+    assert off(gradients(model, packed.sum()).float(), flat_gradients.float()) < 0.05
+    rounded = [torch.randn(1, heads, len(sequence), 8, dtype=torch.bfloat16) for heads in (4, 2, 2)]
+    plan = row_of(sequence).plan
+    read, exact = (
+        tree_attention_forward(model, *(each.to(dtype) for each in rounded), None, tree_plan=plan)[0]
+        for dtype in (torch.bfloat16, torch.float32)
+    )
+    assert torch.equal(read, exact.to(torch.bfloat16))
 
 
 def test_branches_longer_than_a_block(monkeypatch: pytest.MonkeyPatch) -> None:

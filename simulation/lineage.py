@@ -2,9 +2,9 @@
 
 The store knows the lineage of every adapter that was trained beside it (`trees.trainings`); a folder that was exported
 brings its own in `lineage.json`. A lineage names the people whose words were seen, by profile and personality. The
-benchmark's people are compared with those, and with the store's training split: word for word by id, and by
-similarity at a calibrated threshold. That is the pool's where the pool was measured (`espalier personas split`); else
-words are compared, which finds what was copied with changes and no paraphrases.
+benchmark's people are compared with those, and with the store's training split: word for word by id, and by similarity
+from the pool's guard on where the pool was measured (`espalier personas split`); else words are compared, from a
+calibrated threshold on, which finds what was copied with changes and no paraphrases.
 
 Invariant: what cannot be known reads `unknown`; nothing is taken for unseen because it could not be looked at.
 """
@@ -202,7 +202,7 @@ async def alike(
             at = int(close[row].argmax())
             found = Alike(threshold.kind, item, ids[at], float(close[row, at]))
             nearest[item] = max(nearest.get(item, found), found, key=lambda each: each.similarity)
-    reached = [found for found in nearest.values() if found.similarity >= threshold.threshold]
+    reached = [found for found in nearest.values() if found.similarity >= threshold.guarding]
     return sorted(reached, key=lambda each: -each.similarity)
 
 

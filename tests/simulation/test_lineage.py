@@ -166,11 +166,14 @@ async def test_who_a_model_saw_is_compared_too_wherever_they_stand_now(store_pat
             await refuse_alike(store, CASES, seen, "tuned", {})
 
 
-async def test_the_pools_own_threshold_decides_where_there_is_one(store_path: Path) -> None:
+@pytest.mark.parametrize(("threshold", "guard"), [(0.01, None), (0.99, 0.01)])
+async def test_the_pools_own_guard_decides_where_there_is_one(
+    store_path: Path, threshold: float, guard: float | None
+) -> None:
     with Store.open(store_path) as store:
         store.apply(keep_profile(seed_profiles()[0], source="test"))
         for kind in KINDS:
-            store.apply(keep_threshold(Threshold(kind, LexicalEmbedder.name, 0.01, {"by": "hand"})))
+            store.apply(keep_threshold(Threshold(kind, LexicalEmbedder.name, threshold, {"by": "hand"}, guard)))
         with pytest.raises(SetupError, match="say the same"):
             await refuse_alike(store, CASES, OUTSIDE, "tuned", {})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -57,6 +58,18 @@ def _trains(command: F) -> F:
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
+
+
+@dataclass(frozen=True)
+class How:
+    """Where the settings and the store are, and what is to be done with a training."""
+
+    config: Path | None
+    store: Path
+    flat: bool
+    dry_run: bool
+    detach: bool
+    as_json: bool
 
 
 @click.group(
@@ -122,7 +135,6 @@ def all_(**options: Any) -> None:
 def _train(
     kinds: tuple[Literal["sft", "dpo"], ...],
     *,
-    config: Path | None,
     runs: tuple[str, ...],
     base: str | None,
     judge: str | None,
@@ -130,64 +142,56 @@ def _train(
     adapter: str | None,
     seeds: tuple[int, ...],
     given: Mapping[str, Any],
-    flat: bool,
-    dry_run: bool,
-    detach: bool,
-    as_json: bool,
     store_path: Path,
+    **how_given: Any,
 ) -> int:
+    how = How(store=store_path, **how_given)
     words = {"data.runs": list(runs) or None, "base": base, "data.judge": judge, "data.min_margin": min_margin}
     chosen = {**{key: value for key, value in words.items() if value is not None}, **given}
     if adapter is not None:
         chosen["start"] = adapter
     wanted = [{**chosen, "seed": seed} for seed in dict.fromkeys(seeds)] or [chosen]
-    if processes.count() > 1 and (flat or detach):
-        raise click.UsageError(f"{'--flat' if flat else '--detach'} is for one process, not for {processes.count()}")
-    if detach and len(kinds) * len(wanted) > 1:
+    if processes.count() > 1 and (how.flat or how.detach):
+        alone = "--flat" if how.flat else "--detach"
+        raise click.UsageError(f"{alone} is for one process, not for {processes.count()}")
+    if how.detach and len(kinds) * len(wanted) > 1:
         raise click.UsageError("one training at a time runs in the background: begin the next when it is done")
     documents: list[dict[str, Any]] = []
     code = 0
     for each in wanted:
-        made, code = _in_turn(kinds, config, each, store_path, flat, dry_run, detach, as_json)
+        made, code = _in_turn(kinds, each, how)
         documents += made
         if code:
             break
-    _say_all(documents, len(wanted), dry_run, as_json, one=len(kinds) * len(wanted) == 1)
+    _say_all(documents, len(wanted), how, one=len(kinds) * len(wanted) == 1)
     return code
 
 
 def _in_turn(
-    kinds: tuple[Literal["sft", "dpo"], ...],
-    config: Path | None,
-    given: Mapping[str, Any],
-    store_path: Path,
-    flat: bool,
-    dry_run: bool,
-    detach: bool,
-    as_json: bool,
+    kinds: tuple[Literal["sft", "dpo"], ...], given: Mapping[str, Any], how: How
 ) -> tuple[list[dict[str, Any]], int]:
     """Trainings that each go on from what the one before made; their facts and the exit code."""
     documents: list[dict[str, Any]] = []
     start: dict[str, str] = {}
     for kind in kinds:
-        document, code = _one(kind, config, {**given, **start}, store_path, flat, dry_run, detach, as_json)
+        document, code = _one(kind, {**given, **start}, how)
         documents.append(document)
         if code:
             return documents, code
-        if dry_run and len(kinds) > 1:
-            if not as_json:
+        if how.dry_run and len(kinds) > 1:
+            if not how.as_json:
                 say("\nthe DPO training will go on from what this one makes")
             break
         start = _from_there(document)
     return documents, 0
 
 
-def _say_all(documents: list[dict[str, Any]], seeds: int, dry_run: bool, as_json: bool, *, one: bool) -> None:
+def _say_all(documents: list[dict[str, Any]], seeds: int, how: How, *, one: bool) -> None:
     """What was trained, as JSON; of several seeds what they have in common."""
     from tui.seeds import over_seeds, say_over_seeds
 
-    found = over_seeds(documents) if seeds > 1 and not dry_run else None
-    if not as_json:
+    found = over_seeds(documents) if seeds > 1 and not how.dry_run else None
+    if not how.as_json:
         if found is not None:
             say_over_seeds(found)
     elif found is not None:
@@ -204,16 +208,7 @@ def _from_there(document: Mapping[str, Any]) -> dict[str, str]:
     return {} if result is None else {"base": result}
 
 
-def _one(
-    kind: Literal["sft", "dpo"],
-    config: Path | None,
-    given: Mapping[str, Any],
-    store_path: Path,
-    flat: bool,
-    dry_run: bool,
-    detach: bool,
-    as_json: bool,
-) -> tuple[dict[str, Any], int]:
+def _one(kind: Literal["sft", "dpo"], given: Mapping[str, Any], how: How) -> tuple[dict[str, Any], int]:
     """Do one training, or say what it would be; returns its facts and the exit code."""
     from train.training_file import read_wanted
     from train.training_plan import begin, plan_training
@@ -221,22 +216,22 @@ def _one(
     from tui.stores import existing, guard
     from tui.training import train_here
 
-    asyncio.run(guard(store_path))
-    if dry_run:
-        with Store.read(store_path) as store:
-            wanted = read_wanted(config, kind, given, store)
-            plan = plan_training(store, wanted.config, wanted.selection, wanted.files, flat=flat)
-            return _dry_run(store, plan, as_json), 0
-    with existing(store_path) as store:
-        wanted = read_wanted(config, kind, given, store)
-        row = begin(store, plan_training(store, wanted.config, wanted.selection, wanted.files, flat=flat))
+    asyncio.run(guard(how.store))
+    if how.dry_run:
+        with Store.read(how.store) as store:
+            wanted = read_wanted(how.config, kind, given, store)
+            plan = plan_training(store, wanted.config, wanted.selection, wanted.files, flat=how.flat)
+            return _dry_run(store, plan, how.as_json), 0
+    with existing(how.store) as store:
+        wanted = read_wanted(how.config, kind, given, store)
+        row = begin(store, plan_training(store, wanted.config, wanted.selection, wanted.files, flat=how.flat))
     if row.state == "finished":
-        return _told(store_path, row.id, as_json), 0
-    if detach:
-        return _detached(store_path, row, as_json), 0
+        return _told(how.store, row.id, how.as_json), 0
+    if how.detach:
+        return _detached(how.store, row, how.as_json), 0
     say(f"training {row.id[:8]}: {row.kind}, {row.name}", stderr=True)
-    ending, interrupted = train_here(store_path, row.id, quiet=as_json)
-    return _told(store_path, row.id, as_json), _code(row, ending, interrupted)
+    ending, interrupted = train_here(how.store, row.id, quiet=how.as_json)
+    return _told(how.store, row.id, how.as_json), _code(row, ending, interrupted)
 
 
 def _code(row: TrainingRow, ending: Ending, interrupted: bool) -> int:

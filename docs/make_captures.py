@@ -32,7 +32,7 @@ from tui.reports.of_bench import facts, report  # noqa: E402
 from tui.reports.page import page as written  # noqa: E402
 
 FOLDER = ROOT / "docs" / "captures"
-SIZE = (150, 40)
+SIZE = (170, 42)
 PRESSED = {"trees": ("enter", "j"), "prompts": ("enter",)}
 """What is pressed on a screen before it is captured."""
 TESTED = {
@@ -55,9 +55,10 @@ def train(store: Path, run: str) -> None:
 
 async def capture(store: Path, wanted: list[str]) -> None:
     """The screens and the report; those of the names wanted, or all."""
-    train(store, await play(store, configuration(turns=4, personas={"count": 8})))
     for name in TESTED:
         await measure(store, config_of(name="trial", tested=TESTED, turns=6, cases={"count": 25}), name)
+    # Played last, it is the run that the screens are about.
+    train(store, await play(store, configuration(turns=4, personas={"count": 8})))
     await capture_screens(store, wanted)
     if (not wanted or "report" in wanted) and installed() is not None:
         await capture_report(store)

@@ -46,6 +46,8 @@ VIEWS: dict[str, View] = {"t": "text", "d": "diff", "g": "judged", "p": "persona
 SEEN_BLIND: tuple[View, ...] = ("text", "persona")
 """Views that tell nothing of who wrote a reply or what anybody said of it."""
 GROWING = ("reroll", "edit", "extend")
+WHO = 18
+"""Characters of a persona in the list: with them it fits beside two panes."""
 TYPING_S = 0.15
 """How long a person must have stopped typing before a filter is asked, in seconds."""
 AHEAD = 50
@@ -116,7 +118,7 @@ class TreesScreen(Mode):
     CSS = """
     TreesScreen Pane { width: 1fr; }
     TreesScreen #detail { width: 2fr; }
-    TreesScreen.-three #index { width: 62; }
+    TreesScreen.-three #index { width: 66; }
     TreesScreen.-three #outline { width: 1fr; }
     TreesScreen.-narrow Pane { display: none; }
     TreesScreen.-narrow.-at-index #index { display: block; }
@@ -221,7 +223,7 @@ class TreesScreen(Mode):
         self.add_class("-at-index")
         tree_table = self.query_one("#tree-table", Table)
         tree_table.columns_are(
-            ("", 2), ("tree", 8), ("who", 24), ("t", 3), ("win", 4), ("=", 3), ("margin", 7), ("", None)
+            ("", 2), ("tree", 8), ("who", WHO), ("t", 3), ("win", 4), ("=", 3), ("margin", 7), ("", None)
         )
         rows = self.query_one("#outline-table", Table)
         rows.show_header = False
@@ -325,7 +327,7 @@ class TreesScreen(Mode):
         return (
             (flags, "bad" if row.state == "failed" else "accent"),
             (row.id[:8], "muted"),
-            flat(row.title, 24),
+            flat(row.title, WHO),
             (str(row.turns), ""),
             *zip(judged, ("good", "warn", "muted"), strict=True),
             (why or what, "bad" if why else "accent"),

@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -51,6 +51,7 @@ from simulation.operations import judge_again, mend, operate, record
 from simulation.runs import check_identity, config_of, keep_cast, prompts_of
 from trees.call_log import StoreCallLog
 from trees.errors import EspalierError, SetupError, StoreError
+from trees.ids import canonical_json
 from trees.jobs import HEARTBEAT_S, Command, Lock, commands, heartbeat, release, settle_old, take, take_lock
 from trees.jobs import answer as answer_command
 from trees.store import RunRow, Store
@@ -212,6 +213,7 @@ class Engine:
 
     async def _mend_judgements(self) -> None:
         owed = unjudged(self._store, self.run_row.id)
+        await self._let_judges_join_again(set().union(*owed.values()))
 
         async def judged(scene: Scene, tree: ConversationTree, person: Person) -> int:
             wanted = [name for name in scene.judging() if scene.judges[name].id in owed[tree.id]]
@@ -220,6 +222,19 @@ class Engine:
             return sum([await judge_again(scene, tree, person, name) for name in wanted])
 
         await self._each(_if_it_can_be(judged), list(owed))
+
+    async def _let_judges_join_again(self, owed: Collection[str]) -> None:
+        """Take in judges, of these ids, that joined the run by a command when another engine was at work.
+
+        One that cannot be is left out, with the reason as an event: the run goes on without it.
+        """
+        here = {spec.id for spec in self._judges.values()}
+        for name, args in joined_judges(self._store, self.run_row.id, set(owed) - here).items():
+            try:
+                await self._add_judge(name, args["config"], args.get("models", {}))
+            except EspalierError as error:
+                why = {"judge": name, "why": str(error)}
+                await self._writer.commit(keep_event(self.run_row.id, "judge.left_out", why))
 
     async def _each(self, work: TreeWork, tree_ids: Sequence[str]) -> int:
         """Do something to stored trees, as many at a time as levels are played; returns what all of it came to.
@@ -645,6 +660,14 @@ def unjudged(store: Store, run_id: str) -> dict[str, set[str]]:
     for tree_id, judge_id in store.rows(sql, (run_id,)):
         found.setdefault(tree_id, set()).add(judge_id)
     return found
+
+
+def joined_judges(store: Store, run_id: str, ids: Collection[str]) -> dict[str, dict[str, Any]]:
+    """Judges of these ids that joined a run by a command, by name: the words of the last such command."""
+    sql = "SELECT name FROM judges WHERE id IN (SELECT value FROM json_each(?))"
+    names = {row[0] for row in store.rows(sql, (canonical_json(sorted(ids)),))}
+    asked = [each.args for each in commands(store, run_id, state="done") if each.verb == "judge"]
+    return {args["name"]: args for args in asked if args["name"] in names and "config" in args}
 
 
 def _comparable_turns(store: Store, run_id: str, judge_id: str) -> int:

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agents.calls import Halted
-from agents.models.protocol import ChatAnswer, ChatRequest, Completion, ModelFailure, OnDelta, ScoreAnswer, ScoreRequest
+from agents.models.protocol import (
+    ChatAnswer,
+    ChatRequest,
+    Completion,
+    Model,
+    ModelFailure,
+    OnDelta,
+    ScoreAnswer,
+    ScoreRequest,
+)
 from agents.models.scripted import ScriptedConfig, ScriptedModel
 from agents.rerender import Rerender
 from simulation.config import RunConfig
 from simulation.engine import Engine, close_engine, open_engine, silences
 from tests.support.play import configuration, engine_for, play, trees_of
-from trees.errors import StoreError
-from trees.jobs import ask, command
+from trees.errors import SetupError, StoreError
+from trees.jobs import ask, command, events
 from trees.store import Store
 from trees.verify import verify
 from tui.canonical import canonical_run
@@ -36,11 +46,13 @@ class Scoring(ScriptedModel):
         return await super().score(request)
 
 
-async def done_by_hand(path: Path, run: str, config: RunConfig, verb: str, **args: object) -> dict[str, Any]:
+async def done_by_hand(
+    path: Path, run: str, config: RunConfig, verb: str, opened: Mapping[str, Model] | None = None, /, **args: object
+) -> dict[str, Any]:
     """Have an engine that plays nothing carry a command out; returns its answer."""
     with Store.open(path) as store:
         number = ask(store, run, verb, args)
-    engine = await open_engine(path, run, config=config)
+    engine = await open_engine(path, run, config=config, models=opened)
     await engine.run(play=False)
     await close_engine(engine)
     with Store.read(path) as store:
@@ -112,6 +124,44 @@ async def test_retry_failed_asks_judges_again_that_could_not_be_asked(store_path
     asked = model.scored
     await play(store_path, config, models={"scripted": model}, retry_failed=True)
     assert model.scored == asked, "nothing is left to ask again"
+
+
+async def test_retry_failed_asks_judges_again_that_joined_the_run_later(store_path: Path) -> None:
+    config, model = configuration(judges={"short": {"kind": "rules", "rules": {"max_words": 9}}}), Scoring()
+    opened = {"scripted": model}
+    run = await play(store_path, config, models=opened)
+    joining = {"name": "likelihood", "config": {"kind": "likelihood"}}
+    await done_by_hand(store_path, run, config, "judge", opened, **joining)
+    complete = "SELECT min(j.complete), max(j.complete) FROM judgements j JOIN judges g ON g.id = j.judge_id "
+    last = f"{complete} WHERE g.name = 'likelihood' AND j.repeat = (SELECT max(repeat) FROM judgements)"
+    with Store.read(store_path) as store:
+        assert store.rows(last) == [(0, 0)]
+    model.down = False
+    await play(store_path, config, models=opened, retry_failed=True)
+    with Store.read(store_path) as store:
+        assert store.rows(last) == [(1, 1)]
+        assert verify(store).findings == ()
+    asked = model.scored
+    await play(store_path, config, models=opened, retry_failed=True)
+    assert model.scored == asked, "nothing is left to ask again"
+
+
+async def test_a_joined_judge_that_cannot_be_had_any_more_is_left_out_with_a_word(
+    store_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def gone(*_: object) -> None:
+        raise SetupError("its model is gone")
+
+    config, model = configuration(judges={"short": {"kind": "rules", "rules": {"max_words": 9}}}), Scoring()
+    opened = {"scripted": model}
+    run = await play(store_path, config, models=opened)
+    await done_by_hand(store_path, run, config, "judge", opened, name="likelihood", config={"kind": "likelihood"})
+    monkeypatch.setattr(Engine, "_add_judge", gone)
+    await play(store_path, config, models=opened, retry_failed=True)
+    with Store.read(store_path) as store:
+        (left,) = [each for each in events(store, run) if each.kind == "judge.left_out"]
+        assert left.data == {"judge": "likelihood", "why": "its model is gone"}
+        assert store.run(run).state == "finished"
 
 
 async def test_a_panel_counts_a_member_that_could_be_asked_after_all_and_asks_no_other_again(store_path: Path) -> None:

@@ -190,6 +190,8 @@ def in_words(event: Event) -> str:
             return f"trees at once: {data.get('was')} to {data.get('in_flight')}"
         case "permits.changed":
             return f"{data.get('model')}: calls at once {data.get('was')} to {data.get('limit')}"
+        case "judge.left_out":
+            return f"judge {data.get('judge')} is left out: {data.get('why')}"
         case "command":
             return f"{data.get('verb')} {data.get('args') or ''} by {data.get('asked_by')}"
     return f"{event.kind} {data}"

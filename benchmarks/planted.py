@@ -1,10 +1,11 @@
 """The whole loop with a preference that is known: played, judged, learnt, and measured on people nobody learnt from.
 
 A judge of kind `rules` holds the preference, so nothing here rests on the taste of a small model. The embedded model
-plays trees with seed people; an adapter is trained by SFT and then DPO on what the rules preferred; another one by DPO
-on the same pairs, each turned round or not by a coin. On held-out people: how often the adapter's implicit reward (its
-log-probability of a reply less the base's, arXiv 2305.18290) puts the preferred reply of a pair above the other; and
-what the rules say of replies that base, SFT, DPO, coin and a base that is told the preference write afresh.
+plays trees with seed people; from the base one adapter is trained by SFT on what the rules preferred, one by DPO on
+its pairs, and one by DPO on the same pairs, each turned round or not by a coin. On held-out people: how often the
+adapter's implicit reward (its log-probability of a reply less its reference's, arXiv 2305.18290, and the base is the
+reference) puts the preferred reply of a pair above the other; and what the rules say of replies that base, SFT, DPO,
+coin and a base that is told the preference write afresh.
 
 Each step is a command of the program, or the functions beneath it, and leaves its files in a folder; what is there is
 used again, so a broken-off study goes on with the same command. Rules know no people: one preference holds for all.
@@ -124,7 +125,6 @@ judge = "planted"
 rank = 16
 alpha = 32.0
 [schedule]
-epochs = {epochs}
 rows_per_step = 1
 [evaluation]
 share = 0                      # the held-out people measure it
@@ -134,6 +134,7 @@ save_every = 20
 epochs = {sft_epochs}
 learning_rate = 3e-4
 [dpo.schedule]
+epochs = {epochs}
 learning_rate = 2e-4
 [dpo.loss]
 beta = 0.1
@@ -187,10 +188,16 @@ class Size:
     minutes: float
     """A run is stopped after this long; what is there by then is used."""
     epochs: float
+    """Of DPO."""
+    sft_epochs: float
 
 
-WHOLE = Size(trees=80, held_out=40, cases=20, turns=2, measured_turns=2, samples=6, reply=40, minutes=20, epochs=1)
-QUICK = Size(trees=6, held_out=4, cases=4, turns=2, measured_turns=2, samples=4, reply=32, minutes=3, epochs=1)
+WHOLE = Size(
+    trees=80, held_out=40, cases=20, turns=2, measured_turns=2, samples=6, reply=40, minutes=20, epochs=2, sft_epochs=4
+)
+QUICK = Size(
+    trees=6, held_out=4, cases=4, turns=2, measured_turns=2, samples=4, reply=32, minutes=3, epochs=1, sft_epochs=4
+)
 
 
 @dataclass(frozen=True)
@@ -269,9 +276,9 @@ def play_held_out(study: Study) -> None:
 
 
 def train(study: Study) -> None:
-    """SFT on the replies that the rules preferred, then DPO on the pairs."""
-    sft, dpo = trained(study, "all", "training.toml", f'runs = ["{run_of(study)}"]')
-    study.write("adapters.json", json.dumps({"sft": sft, "dpo": dpo}))
+    """SFT on the replies that the rules preferred, and DPO on the pairs, each from the base."""
+    made = {kind: trained(study, kind, "training.toml", f'runs = ["{run_of(study)}"]') for kind in ("sft", "dpo")}
+    study.write("adapters.json", json.dumps(made))
 
 
 def talk(study: Study) -> None:
@@ -283,10 +290,7 @@ def talk(study: Study) -> None:
 
 
 def train_on_coins(study: Study) -> None:
-    """DPO on the same pairs, each turned round or not by a coin.
-
-    From the base: a target is a winner, so SFT would bring the preference in again.
-    """
+    """DPO on the same pairs, each turned round or not by a coin."""
     exported = study.folder / "pairs.jsonl"
     if not exported.exists():
         study.command(study.store, "export", "dpo", str(exported), "--run", run_of(study), "--judge", JUDGE)
@@ -296,7 +300,7 @@ def train_on_coins(study: Study) -> None:
     study.write("coin.jsonl", "".join(f"{json.dumps(row)}\n" for row in drawn))
     own = f'own = [{{ file = "{study.folder / "coin.jsonl"}", share = 1.0 }}]'
     made = trained(study, "dpo", "coin.toml", f"runs = []\n{own}")
-    study.write("adapters.json", json.dumps({**read_adapters(study), "coin": made[0]}))
+    study.write("adapters.json", json.dumps({**read_adapters(study), "coin": made}))
 
 
 def measure(study: Study) -> None:
@@ -370,11 +374,11 @@ def run_of(study: Study) -> str:
         return next(run.id for run in store.runs() if run.name == "planted")
 
 
-def trained(study: Study, kind: str, name: str, data: str) -> list[str]:
-    """The adapters that `train KIND` makes, or made, under the study's settings."""
-    file = study.write(name, TRAINING.format(data=data, epochs=study.size.epochs, sft_epochs=4 * study.size.epochs))
-    documents = json.loads(study.command(study.store, "train", kind, str(file), "--json"))
-    return [each["adapter"] for each in (documents if kind == "all" else [documents])]
+def trained(study: Study, kind: str, name: str, data: str) -> str:
+    """The adapter that `train KIND` makes, or made, under the study's settings."""
+    size = study.size
+    file = study.write(name, TRAINING.format(data=data, epochs=size.epochs, sft_epochs=size.sft_epochs))
+    return str(json.loads(study.command(study.store, "train", kind, str(file), "--json"))["adapter"])
 
 
 def read_adapters(study: Study) -> dict[str, str]:

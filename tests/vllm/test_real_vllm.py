@@ -161,7 +161,7 @@ async def test_a_killed_server_is_started_again_and_leaves_nothing_behind(adapte
     assert not psutil.wait_procs(processes, timeout=20)[1]
     assert (await adapted.chat(ChatRequest(MESSAGES, GREEDY))).completions[0].text
     processes = processes_of(adapted)
-    await adapted.release()
+    await adapted.close()
     assert not any(process.is_running() for process in processes)
 
 

@@ -102,8 +102,8 @@ async def served(folder: Path, adapter: Path) -> AsyncIterator[tuple[VllmModel, 
     with pytest.MonkeyPatch.context() as patch:
         adapted = VllmModel("adapted", real_config(folder, adapter=str(adapter)))
         await adapted.open()
-        assert adapted._serving is not None
-        http = adapted._serving.result().http
+        assert adapted._serving.running is not None
+        http = adapted._serving.running.http
         patch.setenv("VLLM_TEST_KEY", http._key)
         base = VllmModel("base", real_config(folder, endpoint=http.endpoints[0].url, api_key_env="VLLM_TEST_KEY"))
         await base.open()

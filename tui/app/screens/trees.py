@@ -9,11 +9,12 @@ Invariant: the screen holds what the store answered last and the place of three 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from rich.cells import set_cell_size
 from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -48,6 +49,8 @@ SEEN_BLIND: tuple[View, ...] = ("text", "persona")
 GROWING = ("reroll", "edit", "extend")
 WHO = 18
 """Characters of a persona in the list: with them it fits beside two panes."""
+COLUMNS = (("", 2), ("tree", 8), ("who", WHO), ("t", 3), ("win", 4), ("=", 3), ("margin", 7))
+"""Headings of the list of trees, and their widths in cells of the terminal."""
 TYPING_S = 0.15
 """How long a person must have stopped typing before a filter is asked, in seconds."""
 AHEAD = 50
@@ -222,9 +225,7 @@ class TreesScreen(Mode):
     def on_mount(self) -> None:
         self.add_class("-at-index")
         tree_table = self.query_one("#tree-table", Table)
-        tree_table.columns_are(
-            ("", 2), ("tree", 8), ("who", WHO), ("t", 3), ("win", 4), ("=", 3), ("margin", 7), ("", None)
-        )
+        tree_table.columns_are(("".join(text for text, _ in in_columns((name, "") for name, _ in COLUMNS)), None))
         rows = self.query_one("#outline-table", Table)
         rows.show_header = False
         rows.columns_are(("", None))
@@ -317,21 +318,22 @@ class TreesScreen(Mode):
         hidden = ", judging blind" if self.blind else ""
         self.pane("index").name_it(f"trees {shown:,}{of} by {self.index.order}{more}{hidden}")
 
-    def _row(self, row: index.Row) -> tuple[Cell, ...]:
+    def _row(self, row: index.Row) -> tuple[list[Cell]]:
+        """A tree as one cell: a table of single cells is filled sooner."""
         sign = {"done": "", "growing": "…", "failed": "!"}[row.state]
         flags = ("*" if row.id in self.marked else "") + (("..." if self.main.plain else sign) if sign == "…" else sign)
         why = one_line(row.cause or "", 60)
         what = " ".join(word for word, is_so in (("edited", row.edited), ("bookmarked", row.bookmarked)) if is_so)
         margin = "" if row.margin is None else f"{row.margin:.3f}"
         judged = (str(row.wins or ""), str(row.ties + row.unstable or ""), margin) if not self.blind else ("", "", "")
-        return (
+        cells: list[Cell] = [
             (flags, "bad" if row.state == "failed" else "accent"),
             (row.id[:8], "muted"),
             flat(row.title, WHO),
             (str(row.turns), ""),
             *zip(judged, ("good", "warn", "muted"), strict=True),
-            (why or what, "bad" if why else "accent"),
-        )
+        ]
+        return ([*in_columns(cells), (why or what, "bad" if why else "accent")],)
 
     def on_data_table_row_highlighted(self, event: DataTable.RowHighlighted) -> None:
         table = event.data_table
@@ -814,6 +816,11 @@ class TreesScreen(Mode):
             self._open(node.tree_id, keep=True)
 
         self.ask("note", kept, self.pane("outline"))
+
+
+def in_columns(cells: Iterable[Cell]) -> list[Cell]:
+    """Cells under the headings of the list."""
+    return [(set_cell_size(text, width) + "  ", tone) for (text, tone), (_, width) in zip(cells, COLUMNS, strict=True)]
 
 
 _NOTHING = "There are no trees in this store yet. 1 goes Home, where q plays the quickstart."

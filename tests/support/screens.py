@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from textual.pilot import Pilot
@@ -44,6 +44,15 @@ class Driven:
                 while any(not worker.is_finished and worker.group not in ENDLESS for worker in self.app.workers):
                     await self.pilot.pause(0.002)
                 await self.pilot.pause(0.002)
+        await self._painted()
+
+    async def _painted(self) -> None:
+        """Until the screen was refreshed. An app that is being left refreshes no more."""
+        refreshed = asyncio.Event()
+        if self.app.screen.call_after_refresh(refreshed.set):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(1):
+                    await refreshed.wait()
 
     async def until(self, condition: Callable[[], object], what: str) -> None:
         """Wait for a condition; it has a name for whoever reads the failure."""

@@ -53,7 +53,7 @@ from trees.writer import Writer
 from trees.writes import finish_tree, in_one, keep_run, keep_tree, merge_words
 from tui.app import filters
 from tui.app.app import EspalierApp, Start, spare_pauses
-from tui.app.frame import Table
+from tui.app.frame import Mode, Table
 from tui.app.screens.monitor import MonitorScreen
 from tui.app.screens.trees import TreesScreen
 from tui.app.watching import reduce
@@ -180,9 +180,9 @@ async def timed(
 
 async def painted(pilot: Pilot[None]) -> None:
     """Until the screen was refreshed with what it holds now. Pilot's own pause waits for an idle processor besides."""
-    refreshed = asyncio.Event()
-    pilot.app.screen.call_after_refresh(refreshed.set)
-    await refreshed.wait()
+    screen = pilot.app.screen
+    assert isinstance(screen, Mode)
+    await screen.painted()
 
 
 async def press(pilot: Pilot[None], key: str) -> None:
